@@ -1,0 +1,110 @@
+"""`shoal.connect`: a store on one or several boards, used like an embedded one."""
+
+from __future__ import annotations
+
+import asyncio
+import random as chance
+from collections.abc import Awaitable, Callable
+from typing import Literal, Self
+from urllib.parse import quote, urlsplit
+
+from shoal.client import wire
+from shoal.client.retry import RetryPolicy
+from shoal.client.selections import BOUNDLESS, stream_path, whole
+from shoal.client.snapshots import RemoteSnapshots
+from shoal.client.streams import RemoteStreams
+from shoal.client.transport import Options, Request, Transport
+from shoal.clock import Clock, SystemClock
+from shoal.errors import ConfigError
+from shoal.ids import EventIds
+from shoal.model.payload import check_stream_id
+from shoal.store.api import Snapshots, Streams
+from shoal.tagged import read_tag
+from shoal.types import AggregateResult
+
+_SCHEMES = frozenset({"http", "https"})
+
+
+class RemoteStore:
+    """A store behind HTTP: `shoal.store.api.Store`. Use as `async with`, or `close` it."""
+
+    def __init__(self, name: str, transport: Transport, ids: EventIds) -> None:
+        self.name = name
+        self.streams: Streams = RemoteStreams(transport, ids)
+        self.snapshots: Snapshots = RemoteSnapshots(transport)
+        self._transport = transport
+
+    async def aggregate(
+        self,
+        stream_id: str,
+        *,
+        finalize: bool = True,
+        fold: Literal["left", "right"] = "left",
+        at: int | None = None,
+    ) -> AggregateResult:
+        check_stream_id(stream_id, BOUNDLESS)
+        params = {"finalize": "true" if finalize else "false", "fold": fold}
+        if at is not None:
+            params["at"] = str(whole(at, "at"))
+        path = f"{stream_path(stream_id)}/aggregate"
+        reply = await self._transport.call(Request("GET", path, params=params))
+        folded = wire.decode(reply.body, wire.FoldedAnswer)
+        if finalize:
+            return AggregateResult(folded.version, folded.state)
+        return AggregateResult(folded.version, {key: read_tag(value) for key, value in folded.state.items()})
+
+    async def close(self) -> None:
+        """Close all connections; tails end with ShuttingDown."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+
+def connect(
+    *urls: str,
+    store: str = "main",
+    token: str | None = None,
+    timeout_ms: int = 5_000,
+    connect_timeout_ms: int = 1_000,
+    heartbeat_timeout_ms: int = 45_000,
+    retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - a frozen value
+    clock: Clock | None = None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    random: Callable[[], float] = chance.random,
+) -> RemoteStore:
+    """The store `store` on the boards at `urls`, any of which may be asked for anything.
+
+    A call takes at most `timeout_ms`, tries and pauses included; with several boards each gets an equal
+    share of it. A tail that hears nothing for `heartbeat_timeout_ms` connects anew. Nothing is sent
+    before the first call. Raises ConfigError.
+    """
+    if not urls:
+        raise ConfigError("urls", "give at least one, such as http://127.0.0.1:4589")
+    clock = clock or SystemClock()
+    options = Options(
+        timeout_ms=timeout_ms,
+        connect_timeout_ms=connect_timeout_ms,
+        heartbeat_timeout_ms=heartbeat_timeout_ms,
+        retry=retry,
+        clock=clock,
+        sleep=sleep,
+        random=random,
+    )
+    path = f"/v1/stores/{quote(store, safe='')}"
+    transport = Transport([_base(url) for url in urls], path, token, options)
+    return RemoteStore(store, transport, EventIds(now_ms=lambda: clock.wall().epoch_us // 1000))
+
+
+def _base(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in _SCHEMES and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or parts.query or parts.fragment or parts.username is not None:
+        raise ConfigError("urls", f"{url!r} is not a board's address, such as http://board-1:4589")
+    return url.rstrip("/")

@@ -1,0 +1,294 @@
+"""Every error a user of shoal can meet, as one tree.
+
+    ShoalError
+    ├── InvalidRequest            invalid-request        the caller's mistake, with a pointer to the field
+    │   ├── BodyTooLarge          body-too-large
+    │   ├── UnsupportedMediaType  unsupported-media-type
+    │   └── NotAcceptable         not-acceptable
+    ├── WrongExpectedVersion      wrong-expected-version
+    ├── ConditionFailed           condition-failed
+    ├── EventIdReused             event-id-reused
+    ├── StreamNotFound            stream-not-found
+    ├── StreamTombstoned          stream-tombstoned
+    ├── Ambiguous                 ambiguous
+    ├── NotFound                  not-found
+    ├── AlreadyExists             already-exists
+    ├── Unauthorized              unauthorized
+    ├── Forbidden                 forbidden
+    ├── Unavailable               (the store's state, not the request; retryable)
+    │   ├── TooBusy               too-busy
+    │   ├── DiskFull              disk-full
+    │   ├── NoLeader              no-leader
+    │   ├── NoQuorum              no-quorum
+    │   ├── ShuttingDown          shutting-down
+    │   ├── Timeout               timeout
+    │   └── Unreachable           unreachable            (client side: no board answered)
+    ├── StorageError              storage-error          the files are not what they must be
+    │   ├── JournalCorrupt        journal-corrupt
+    │   ├── DatabaseCorrupt       database-corrupt
+    │   └── DataDirLocked         data-dir-locked
+    ├── ConfigError               config-error
+    └── InternalError             internal-error
+
+`code` never changes once released: programs match on it. `facts` are the fields that a problem
+document carries beside `code`, `title` and `detail`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+Outcome = Literal["not-applied", "applied", "unknown"]
+
+
+class ShoalError(Exception):
+    """Base of all errors raised by shoal. `str(error)` is one sentence for a person."""
+
+    code: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Something went wrong"
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, detail: str = "", *, outcome: Outcome = "not-applied", **facts: Any
+    ) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.outcome: Outcome = outcome
+        self.facts = facts
+
+
+class InvalidRequest(ShoalError):
+    """The request is malformed. `pointer` names the field (JSON pointer or parameter name)."""
+
+    code = "invalid-request"
+    title = "The request is not valid"
+
+    def __init__(self, detail: str, *, pointer: str = "", **facts: Any) -> None:
+        super().__init__(detail, pointer=pointer, **facts)
+        self.pointer = pointer
+
+
+class BodyTooLarge(InvalidRequest):
+    """A body, event or batch is over its limit."""
+
+    code = "body-too-large"
+    title = "The body is too large"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The request's Content-Type is not one this resource reads."""
+
+    code = "unsupported-media-type"
+    title = "The media type is not supported"
+
+
+class NotAcceptable(InvalidRequest):
+    """Nothing in Accept is something this resource can answer with."""
+
+    code = "not-acceptable"
+    title = "No acceptable media type"
+
+
+class WrongExpectedVersion(ShoalError):
+    """The stream is not at the version the caller expected; nothing was stored."""
+
+    code = "wrong-expected-version"
+    title = "The stream is not at the expected version"
+
+    def __init__(self, stream_id: str, expected: int, actual: int) -> None:
+        super().__init__(
+            f"stream {stream_id!r} is at version {actual}, expected {expected}",
+            stream_id=stream_id,
+            expected_version=expected,
+            actual_version=actual,
+        )
+        self.stream_id = stream_id
+        self.expected = expected
+        self.actual = actual
+
+
+class ConditionFailed(ShoalError):
+    """An event matching the append's condition exists after the given position."""
+
+    code = "condition-failed"
+    title = "The append's condition does not hold"
+
+    def __init__(self, position: int) -> None:
+        super().__init__(f"an event at position {position} matches the condition", position=position)
+        self.position = position
+
+
+class EventIdReused(ShoalError):
+    """An event id is already in the stream with other content, or only part of the batch is."""
+
+    code = "event-id-reused"
+    title = "The event id is already used"
+
+    def __init__(self, stream_id: str, event_id: str) -> None:
+        super().__init__(
+            f"event id {event_id!r} is already in stream {stream_id!r} with other content or order",
+            stream_id=stream_id,
+            event_id=event_id,
+        )
+        self.stream_id = stream_id
+        self.event_id = event_id
+
+
+class StreamNotFound(ShoalError):
+    """The stream has no events, or is deleted."""
+
+    code = "stream-not-found"
+    title = "The stream does not exist"
+
+    def __init__(self, stream_id: str) -> None:
+        super().__init__(f"stream {stream_id!r} does not exist", stream_id=stream_id)
+        self.stream_id = stream_id
+
+
+class StreamTombstoned(ShoalError):
+    """The stream was deleted for ever."""
+
+    code = "stream-tombstoned"
+    title = "The stream was deleted for ever"
+
+    def __init__(self, stream_id: str) -> None:
+        super().__init__(f"stream {stream_id!r} was deleted for ever", stream_id=stream_id)
+        self.stream_id = stream_id
+
+
+class Ambiguous(ShoalError):
+    """Several streams hold the event id; `candidates` lists them."""
+
+    code = "ambiguous"
+    title = "More than one event answers to this id"
+
+
+class NotFound(ShoalError):
+    """The named thing (store, snapshot, event, route) does not exist."""
+
+    code = "not-found"
+    title = "Not found"
+
+
+class AlreadyExists(ShoalError):
+    """A thing of that name exists with another definition."""
+
+    code = "already-exists"
+    title = "It exists already"
+
+
+class Unauthorized(ShoalError):
+    """No token, or an unknown one."""
+
+    code = "unauthorized"
+    title = "A valid token is needed"
+
+
+class Forbidden(ShoalError):
+    """The token does not grant this."""
+
+    code = "forbidden"
+    title = "The token does not allow this"
+
+
+class Unavailable(ShoalError):
+    """The store cannot do it now; the request itself was fine."""
+
+    code = "unavailable"
+    title = "Not possible right now"
+    retryable = True
+
+
+class TooBusy(Unavailable):
+    """A queue is at its limit; try again after `retry_after_ms`."""
+
+    code = "too-busy"
+    title = "Too many requests are waiting"
+
+
+class DiskFull(Unavailable):
+    """No room for another journal segment; reads and deletes still work."""
+
+    code = "disk-full"
+    title = "The disk is full"
+
+
+class NoLeader(Unavailable):
+    """No leader is known."""
+
+    code = "no-leader"
+    title = "No leader is known"
+
+
+class NoQuorum(Unavailable):
+    """Too few members are alive to commit."""
+
+    code = "no-quorum"
+    title = "There is no quorum"
+
+
+class ShuttingDown(Unavailable):
+    """The node is leaving and takes no new work."""
+
+    code = "shutting-down"
+    title = "The node is shutting down"
+
+
+class Timeout(Unavailable):
+    """No answer within the store's timeout; `outcome` says whether it may have been applied."""
+
+    code = "timeout"
+    title = "No answer in time"
+
+
+class Unreachable(Unavailable):
+    """No board answered (client side)."""
+
+    code = "unreachable"
+    title = "No board answered"
+
+
+class StorageError(ShoalError):
+    """The data directory cannot be used as it is."""
+
+    code = "storage-error"
+    title = "The storage cannot be used"
+
+
+class JournalCorrupt(StorageError):
+    """A journal record that was durable is damaged."""
+
+    code = "journal-corrupt"
+    title = "The journal is damaged"
+
+
+class DatabaseCorrupt(StorageError):
+    """The SQLite file is damaged."""
+
+    code = "database-corrupt"
+    title = "The database is damaged"
+
+
+class DataDirLocked(StorageError):
+    """Another process uses the data directory."""
+
+    code = "data-dir-locked"
+    title = "The data directory is in use"
+
+
+class ConfigError(ShoalError):
+    """A configuration value cannot be used; `key` names it."""
+
+    code = "config-error"
+    title = "The configuration is not valid"
+
+    def __init__(self, key: str, detail: str) -> None:
+        super().__init__(f"{key}: {detail}", key=key)
+        self.key = key
+
+
+class InternalError(ShoalError):
+    """A defect in shoal, or an answer a client could not understand."""
+
+    code = "internal-error"
+    title = "Internal error"

@@ -1,0 +1,109 @@
+"""Who may do what: bearer tokens, roles, stream patterns."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Final, Protocol
+
+from shoal.errors import Forbidden, ShoalError, Unauthorized
+from shoal.tokens import Role, Token, find
+from shoal.wildcard import compile_wildcard
+
+
+FRESH_S: Final = 0.25
+"""How long a look at the tokens counts: a revoked one is refused that much later at most."""
+
+
+class Tokens(Protocol):
+    """Where the tokens are."""
+
+    def tokens(self) -> Sequence[Token]:
+        """All tokens, as they stand now."""
+
+
+class Access:
+    """What one call may touch: all streams, or those that a token's patterns match."""
+
+    __slots__ = ("patterns", "token_id")
+
+    def __init__(self, patterns: tuple[str, ...] = (), token_id: str | None = None) -> None:
+        self.patterns = patterns
+        self.token_id = token_id
+
+    def check(self, stream_id: str) -> None:
+        """Raises Forbidden when the token is not for this stream."""
+        if self.patterns and not any(matches(stream_id) for matches in _predicates(self.patterns)):
+            raise Forbidden(
+                f"the token is for the streams {', '.join(self.patterns)}, not for {stream_id!r}", stream_id=stream_id
+            )
+
+    def check_unlimited(self, what: str) -> None:
+        """Raises Forbidden when the token is for some streams only."""
+        if self.patterns:
+            raise Forbidden(f"{what} needs a token for all streams, this one is for {', '.join(self.patterns)}")
+
+    def confine(self, pattern: str | None) -> str | None:
+        """The stream pattern for a read over all streams: within the token's own. Raises Forbidden."""
+        if not self.patterns or pattern in self.patterns:
+            return pattern
+        if pattern is None and len(self.patterns) == 1:
+            return self.patterns[0]
+        raise Forbidden(f"the token reads one of these stream patterns at a time: {', '.join(self.patterns)}")
+
+
+EVERYTHING: Final = Access()
+
+
+class Door:
+    """Lets calls in. Without any token everybody may do everything, which is why shoald then stays on loopback.
+
+    The file is looked at again when a call comes and the last look is older than `FRESH_S`: an idle board sleeps.
+    """
+
+    def __init__(self, tokens: Tokens, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._source = tokens
+        self._now_s = now_s
+        self._looked_at = float("-inf")
+        self._tokens: Sequence[Token] = ()
+        self._closed: ShoalError | None = None
+
+    async def admit(self, role: Role, authorization: str | None) -> Access:
+        """What the bearer may touch. Raises Unauthorized, Forbidden, ConfigError for an unusable file."""
+        tokens = await self._current()
+        if not tokens:
+            return EVERYTHING
+        scheme, _, text = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not text.strip():
+            raise Unauthorized("send a token: `Authorization: Bearer ...` (`shoal tokens create` makes one)")
+        token = find(tokens, text.strip())
+        if token is None:
+            raise Unauthorized("the token is not known here, or was revoked")
+        if not token.grants(role):
+            raise Forbidden(f"this needs the role {role}, the token has {token.role}")
+        return Access(token.streams, token.id)
+
+    async def still_open(self, access: Access) -> bool:
+        """Whether what an earlier `admit` gave still holds."""
+        tokens = await self._current()
+        return not tokens if access.token_id is None else any(token.id == access.token_id for token in tokens)
+
+    async def _current(self) -> Sequence[Token]:
+        now_s = self._now_s()
+        if now_s - self._looked_at > FRESH_S:
+            self._looked_at = now_s
+            try:
+                self._tokens = await asyncio.to_thread(self._source.tokens)
+                self._closed = None
+            except ShoalError as error:
+                self._closed = error
+        if self._closed is not None:
+            raise self._closed
+        return self._tokens
+
+
+@lru_cache(maxsize=64)
+def _predicates(patterns: tuple[str, ...]) -> tuple[Callable[[str], bool], ...]:
+    return tuple(compile_wildcard(pattern) for pattern in patterns)

@@ -1,0 +1,202 @@
+"""Connections: how many, how long a client may take, and what it gets when the HTTP itself is broken.
+
+aiohttp has one timeout for idle connections; here are the ones it lacks. A request's head must be
+complete within the header timeout, counted from its first byte (for the first request, from the
+connection's beginning), and within `_HEAD_BYTES`. An answer must keep moving, except a live tail's,
+which may stall for as long as its reader likes. A body's deadline is in `bodies`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from aiohttp import web
+
+from shoal import errors
+from shoal.http import problems
+
+_KEEPALIVE_S: Final = 75.0
+_LINGER_S: Final = 2.0
+_STALL_S: Final = 30.0
+_HEAD_BYTES: Final = 64 * 1024
+_SETTINGS: Final[dict[str, Any]] = {
+    "access_log": None,
+    "keepalive_timeout": _KEEPALIVE_S,
+    "lingering_time": _LINGER_S,
+    "max_line_size": 16 * 1024,
+    "max_field_size": 8 * 1024,
+    "max_headers": 100,
+    "auto_decompress": False,
+}
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+_log = logging.getLogger(__name__)
+
+
+class Connections(web.Server):
+    """Makes a protocol for every connection; beyond `limit` one that only says so."""
+
+    def __init__(
+        self, handler: Handler, *, limit: int, header_timeout_s: float, stall_s: float = _STALL_S
+    ) -> None:
+        super().__init__(self._answer, **_SETTINGS)
+        self._handler = handler
+        self.limit = limit
+        self.header_timeout_s = header_timeout_s
+        self.stall_s = stall_s
+        self.open = 0
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = request.protocol
+        if not isinstance(connection, Connection):
+            raise TypeError("a request came over a connection that is not ours")
+        connection.request_begins()
+        response = await self._handler(request)
+        connection.request_ends(request, response)
+        return response
+
+    def __call__(self) -> Any:
+        """The protocol of a new connection."""
+        if self.open >= self.limit:
+            return _Refusal(self.limit)
+        return Connection(self)
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        self.open += 1
+        super().connection_made(handler, transport)
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        self.open -= 1
+        super().connection_lost(handler, exc)
+
+
+class Connection(web.RequestHandler):
+    """A connection with deadlines for a request's head and for an answer that nobody takes."""
+
+    __slots__ = ("_busy", "_guard", "_head_bytes", "_head_since", "_head_timer", "_patient", "_stall_timer", "_time")
+
+    def __init__(self, server: Connections) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(server, loop=loop, **_SETTINGS)
+        self._guard = server
+        self._time = loop.time
+        self._busy = False
+        self._patient = False
+        self._head_since = 0.0
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+
+    def request_begins(self) -> None:
+        """The head is complete: what arrives now is body, or the next request."""
+        self._busy = True
+        self._head_since = 0.0
+        self._head_bytes = 0
+
+    def request_ends(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """The answer is known. A body that nobody read ends the connection, once the answer is sent."""
+        if request.content.is_eof():
+            self._busy = False
+        else:
+            response.force_close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._busy:
+            if self._head_bytes > _HEAD_BYTES:
+                self.force_close()
+                return
+            self._head_bytes += len(data)
+            if not self._head_since:
+                self._await_head()
+        super().data_received(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        for timer in (self._head_timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if not self._patient:
+            self._stall_timer = self._loop.call_later(self._guard.stall_s, self._check_stall, self._unsent())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def may_stall(self) -> None:
+        """The answer that begins now is a live tail: its reader may take any time."""
+        self._patient = True
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """A problem document for what is not HTTP, and for a defect in the handler."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer was cut short")
+        error: errors.ShoalError = errors.InvalidRequest(f"the request is not valid HTTP: {message}")
+        if status >= 500:
+            _log.error("a request failed", exc_info=exc)
+            error = errors.InternalError("a defect in shoal, see its log", outcome="unknown")
+        response = problems.respond(error)
+        response.force_close()
+        return response
+
+    def _await_head(self) -> None:
+        self._head_since = self._time()
+        if self._head_timer is None:
+            self._head_timer = self._loop.call_later(self._guard.header_timeout_s, self._check_head)
+
+    def _check_head(self) -> None:
+        """One timer serves many requests: it is set again only while a head is incomplete."""
+        self._head_timer = None
+        if not self._head_since:
+            return
+        left = self._head_since + self._guard.header_timeout_s - self._time()
+        if left > 0:
+            self._head_timer = self._loop.call_later(left, self._check_head)
+        else:
+            self.force_close()
+
+    def _unsent(self) -> int:
+        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+
+    def _check_stall(self, before: int) -> None:
+        unsent = self._unsent()
+        if self.transport is not None and unsent >= before:
+            self.transport.abort()
+        else:
+            self._stall_timer = self._loop.call_later(self._guard.stall_s, self._check_stall, unsent)
+
+
+class _Refusal(asyncio.Protocol):
+    """One connection too many: told so, and closed."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        error = errors.Unavailable(f"{self._limit} connections are open, the most that http.max_connections allows")
+        body = problems.encode(error)
+        head = (
+            f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {problems.PROBLEM_TYPE}\r\n"
+            f"Content-Length: {len(body)}\r\nRetry-After: {problems.RETRY_AFTER_S}\r\nConnection: close\r\n\r\n"
+        )
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.write(head.encode() + body)
+            transport.close()

@@ -1,0 +1,186 @@
+"""What a handler gets: the ports of the node, the settings, and the call at hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, Protocol
+
+import msgspec
+from aiohttp import web
+
+from shoal.config import DEFAULT_STORE, Config
+from shoal.errors import InvalidRequest
+from shoal.http import negotiation
+from shoal.http.auth import Access, Door
+from shoal.http.bodies import BodyReader
+from shoal.http.routing import Route
+from shoal.ids import EventIds
+from shoal.metrics import Metrics
+from shoal.model.commands import Write
+from shoal.store.api import Snapshots, Streams
+from shoal.types import JSON, AggregateResult, AppendedMany, Condition, Limits
+
+_JSON_HEADERS: Final = {"Content-Type": JSON}
+_encode_json: Final = msgspec.json.Encoder().encode
+
+
+class ServedStreams(Streams, Protocol):
+    """A store's streams, and the append for payloads that are checked and encoded already."""
+
+    async def append_proposed(
+        self, writes: list[Write], condition: Condition | None = None
+    ) -> AppendedMany:
+        """As `append_many`, for what needs no more checking."""
+
+
+class ServedStore(Protocol):
+    """What HTTP needs of a store."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def streams(self) -> ServedStreams: ...
+    @property
+    def snapshots(self) -> Snapshots: ...
+    @property
+    def head(self) -> int:
+        """The last position assigned."""
+
+    async def wait_for(self, position: int, timeout_ms: int) -> None:
+        """Until `position` can be read. Raises Timeout."""
+
+    async def aggregate(
+        self,
+        stream_id: str,
+        *,
+        finalize: bool = True,
+        fold: Literal["left", "right"] = "left",
+        at: int | None = None,
+    ) -> AggregateResult: ...
+
+
+class ServedNode(Protocol):
+    """What HTTP needs of a node."""
+
+    @property
+    def stores(self) -> Mapping[str, ServedStore]: ...
+    def store(self, name: str) -> ServedStore:
+        """Raises NotFound."""
+
+    async def create_store(self, name: str) -> object: ...
+    async def drop_store(self, name: str) -> None: ...
+    def info(self) -> dict[str, Any]:
+        """node_id, cluster_id, role, term, commit_index, applied_index, mode ..."""
+
+    def stats(self) -> dict[str, float]:
+        """Counters and gauges."""
+
+    @property
+    def failed(self) -> asyncio.Future[Any]:
+        """Done when the storage died."""
+
+
+class Context:
+    """One HTTP server's share of everything: made once, handed to every call."""
+
+    def __init__(self, node: ServedNode, config: Config, door: Door, ids: EventIds) -> None:
+        self.node = node
+        self.config = config
+        self.limits: Limits = config.limits
+        self.maxima: Mapping[str, int] = {"limit": config.limits.page_events}
+        self.door = door
+        self.ids = ids
+        self.bodies = BodyReader(config.limits, config.http.body_timeout_ms / 1000)
+        self.closing = asyncio.Event()
+        self.openapi: bytes = b""
+        self.requests: Counter[int] = Counter()
+        self.peers: Callable[[], list[dict[str, Any]]] = list
+        self.metrics = Metrics(self.stats)
+
+    def stats(self) -> dict[str, float]:
+        """The node's numbers, and the answers given by status."""
+        answered = {f"http_answers_total:{status}": float(count) for status, count in self.requests.items()}
+        return self.node.stats() | answered
+
+    def reply_headers(self, store: ServedStore) -> dict[str, str]:
+        """What every answer about a store's events says of where it came from."""
+        info = self.node.info()
+        return {
+            "Shoal-Position": str(store.head),
+            "Shoal-Node": str(info["node_id"]),
+            "Shoal-Role": str(info["role"]),
+        }
+
+
+class Call:
+    """One request on its way through a handler."""
+
+    __slots__ = ("access", "context", "ids", "request", "route")
+
+    def __init__(
+        self, context: Context, request: web.BaseRequest, route: Route[Any], ids: Mapping[str, str], access: Access
+    ) -> None:
+        self.context = context
+        self.request = request
+        self.route = route
+        self.ids = ids
+        self.access = access
+
+    @property
+    def store_name(self) -> str:
+        """The store that the path names, `main` when it names none."""
+        return self.ids.get("store", DEFAULT_STORE)
+
+    @property
+    def store(self) -> ServedStore:
+        """The store that the path names. Raises NotFound."""
+        return self.context.node.store(self.store_name)
+
+    @property
+    def stream_id(self) -> str:
+        """The stream that the path names."""
+        return self.ids["stream_id"]
+
+    @property
+    def version(self) -> int:
+        """The version that the path names."""
+        return int(self.ids["version"])
+
+    def media(self, *offers: str) -> str:
+        """The media type to answer in. Raises NotAcceptable."""
+        accept = self.request.headers.get("Accept")
+        return negotiation.answer_type(accept, offers or negotiation.PLAIN)
+
+    async def body(self) -> bytes:
+        """The request's body. Raises BodyTooLarge, SlowBody, TooBusy."""
+        return await self.context.bodies.read(self.request)
+
+    def header(self, name: str) -> str | None:
+        """A header that may come once. Raises InvalidRequest."""
+        values = self.request.headers.getall(name, [])
+        if len(values) > 1:
+            raise InvalidRequest(f"the header {name} is given twice", pointer=name)
+        return values[0].strip() if values else None
+
+    def answer(
+        self, value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> web.Response:
+        """`value`, in the media type that the client prefers."""
+        media = self.media()
+        if media == JSON:
+            response = web.Response(status=status, body=_encode_json(value), headers=_JSON_HEADERS)
+        else:
+            import cbor2
+
+            response = web.Response(
+                status=status, body=cbor2.dumps(msgspec.to_builtins(value, builtin_types=(bytes,))), content_type=media
+            )
+        if headers:
+            response.headers.update(headers)
+        return response
+
+    def answer_read(self, value: Any, *, headers: Mapping[str, str] | None = None) -> web.Response:
+        """As `answer`, for what was read from the store."""
+        return self.answer(value, headers=self.context.reply_headers(self.store) | dict(headers or {}))

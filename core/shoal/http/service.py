@@ -1,0 +1,124 @@
+"""From a request to its answer: find the route, let the caller in, check ids and parameters, call the handler."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from itertools import chain
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from shoal.config import Config, valid_store_name
+from shoal.errors import InternalError, InvalidRequest, ShoalError
+from shoal.http import append, events, openapi, ops, params, problems, snapshots, streams, stores
+from shoal.http.auth import EVERYTHING, Door, Tokens
+from shoal.http.context import Call, Context, ServedNode
+from shoal.http.params import ReadQuery
+from shoal.http.routing import DEFAULT_PATH, STORE_PATH, Route, Router
+from shoal.ids import EventIds
+from shoal.model.payload import check_stream_id
+from shoal.tokens import TokenFile
+from shoal.types import MAX_VERSION
+
+ROUTES: Final[tuple[Route[Any], ...]] = tuple(
+    chain(streams.ROUTES, append.ROUTES, events.ROUTES, snapshots.ROUTES, stores.ROUTES, ops.ROUTES)
+)
+
+_NOT_BUILT: Final = ("/streams/{stream_id}/version_at", "/streams/{stream_id}/scavenge")
+"""Paths of later releases that would otherwise read as versions."""
+
+_log = logging.getLogger(__name__)
+
+
+class Service:
+    """One node's HTTP, without the connections."""
+
+    def __init__(
+        self,
+        node: ServedNode,
+        config: Config,
+        tokens: Tokens,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.context = Context(node, config, Door(tokens), EventIds(now_ms=now_ms))
+        self.context.openapi = openapi.document(ROUTES, config.limits)
+        reserved = [base + path for base in (DEFAULT_PATH, STORE_PATH) for path in _NOT_BUILT]
+        self._router = Router(ROUTES, reserved)
+        self._defaults: dict[type[msgspec.Struct], msgspec.Struct] = {}
+        self._limits = config.limits
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer to any request; errors become problem documents."""
+        path = ""
+        try:
+            path, _, query = _target(request.raw_path).partition("?")
+            route, raw_ids = self._router.find(request.method, path)
+            response = await self._call(request, route, raw_ids, query)
+        except ShoalError as error:
+            if isinstance(error, InternalError):
+                _log.error("%s %s failed", request.method, path, exc_info=error)
+            response = problems.respond(error)
+        self.context.requests[response.status] += 1
+        return response
+
+    async def _call(
+        self, request: web.BaseRequest, route: Route[Any], raw_ids: Mapping[str, str], raw_query: str
+    ) -> web.StreamResponse:
+        context = self.context
+        access = EVERYTHING
+        if route.role is not None:
+            access = await context.door.admit(route.role, request.headers.get("Authorization"))
+        call = Call(context, request, route, self._ids(raw_ids), access)
+        if "stream_id" in raw_ids:
+            access.check(call.stream_id)
+        query = params.parse(route.query, raw_query, context.maxima) if raw_query else self._default(route.query)
+        if isinstance(query, ReadQuery) and query.wait_for is not None:
+            await call.store.wait_for(query.wait_for, query.wait_ms)
+        return await route.handler(call, query)
+
+    def _default(self, struct: type[msgspec.Struct]) -> msgspec.Struct:
+        """The parameters of a request without any."""
+        found = self._defaults.get(struct)
+        if found is None:
+            found = self._defaults[struct] = struct()
+        return found
+
+    def _ids(self, raw_ids: Mapping[str, str]) -> dict[str, str]:
+        """The ids of a path, decoded and checked. Raises InvalidRequest."""
+        ids = {}
+        for name, raw in raw_ids.items():
+            value = ids[name] = params.unquote(raw, name)
+            if name == "stream_id":
+                check_stream_id(value, self._limits)
+            elif name == "version":
+                _check_version(value)
+            elif name == "store" and not valid_store_name(value):
+                raise InvalidRequest(
+                    "a store's name is 1 to 64 letters, digits, '_', '.' or '-', not beginning with '.' or '-'",
+                    pointer="store",
+                )
+        return ids
+
+
+def _target(raw_path: str) -> str:
+    """The path and query of a request target, which may be a whole URL (RFC 9112, 3.2.2)."""
+    if raw_path.startswith("/"):
+        return raw_path
+    _, scheme, rest = raw_path.partition("://")
+    return "/" + rest.partition("/")[2] if scheme else raw_path
+
+
+def _check_version(text: str) -> None:
+    if not 0 <= params.whole("version", text) <= MAX_VERSION:
+        raise InvalidRequest(f"version must be from 0 to {MAX_VERSION}", pointer="version")
+
+
+def make_app(node: ServedNode, config: Config) -> web.Application:
+    """The service as an aiohttp application, for a server other than `shoald`: without its connection limits."""
+    service = Service(node, config, TokenFile(config.data_dir))
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", service.handle)
+    return application

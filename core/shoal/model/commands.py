@@ -1,0 +1,132 @@
+"""Commands: what an entry of the journal asks the state machine to do, and their codec.
+
+A proposal is one journal entry: the commands gathered in one turn of the event loop, with the
+leader's clock. The first byte of the payload is the codec's version; the rest is msgpack of arrays
+whose first element names the command. New fields go to the end, with a default, so that an older
+entry still decodes; a new command takes a new number.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from shoal.types import Condition
+
+CODEC_VERSION = 1
+
+if TYPE_CHECKING:
+    EventId = bytes | str
+else:
+    EventId = Any  # msgspec decodes no union of bytes and str by type, but msgpack itself tells them apart
+
+
+class ProposedEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An event whose payload is checked and encoded: what is stored, less its place and time.
+
+    `event_id` is 16 bytes for a UUID in canonical form, else the text; `own_id` says that the caller
+    gave it, so that it must be looked up; a content type of None means application/json.
+    """
+
+    event_id: EventId
+    own_id: bool
+    event_type: str
+    data: bytes
+    content_type: str | None = None
+    metadata: bytes | None = None
+    metadata_type: str | None = None
+    tags: list[str] | None = None
+
+
+class Write(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One stream's part of an append."""
+
+    stream_id: str
+    expected_version: int
+    events: list[ProposedEvent]
+
+
+class Append(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """Append to one or several streams, all or nothing."""
+
+    store: str
+    writes: list[Write]
+    condition: Condition | None = None
+
+
+class DeleteStream(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """Delete a stream: soft, or `hard` for ever."""
+
+    store: str
+    stream_id: str
+    expected_version: int
+    hard: bool
+
+
+class SaveSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """Save a client's snapshot."""
+
+    store: str
+    stream_id: str
+    version: int
+    data: bytes
+    content_type: str | None = None
+    metadata: bytes | None = None
+    metadata_type: str | None = None
+
+
+class DeleteSnapshots(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """Delete one snapshot of a stream, or all (`version` None)."""
+
+    store: str
+    stream_id: str
+    version: int | None = None
+
+
+class CreateStore(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """Create a store; fine when it is there."""
+
+    store: str
+
+
+class DropStore(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """Drop a store with all its events; fine when it is not there."""
+
+    store: str
+
+
+Command = Append | DeleteStream | SaveSnapshot | DeleteSnapshots | CreateStore | DropStore
+
+
+class Proposal(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One entry: commands in order, the leader's judged clock and its raw reading (microseconds)."""
+
+    clock_us: int
+    reading_us: int
+    commands: list[Command]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Proposal)
+_VERSION_BYTE = bytes((CODEC_VERSION,))
+
+
+class CodecError(ValueError):
+    """The bytes are not a proposal this release can read."""
+
+
+def encode(proposal: Proposal) -> bytes:
+    """The payload of the journal record."""
+    return _VERSION_BYTE + _encoder.encode(proposal)
+
+
+def decode(payload: bytes | memoryview) -> Proposal:
+    """Inverse of `encode`. Raises CodecError, for any input whatever."""
+    if not payload or payload[0] != CODEC_VERSION:
+        found = payload[0] if payload else None
+        raise CodecError(f"entry has codec version {found}, this release reads {CODEC_VERSION}")
+    try:
+        return _decoder.decode(memoryview(payload)[1:])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise CodecError(f"entry does not decode: {error}") from error

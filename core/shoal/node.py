@@ -1,0 +1,473 @@
+"""A node without a network face: journal, databases, sequencer and stores of one data directory.
+
+The composition of storage, consensus and use cases; `shoal.open` and `shoald` are both built on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol, Self, TypeVar
+
+import msgspec
+
+from shoal import telemetry
+from shoal.clock import Clock, SystemClock
+from shoal.cluster.local import LocalConsensus, elect_self, found_group
+from shoal.config import Config, StoreConfig, StoreSettings, valid_store_name
+from shoal.errors import DiskFull, InvalidRequest, NotFound
+from shoal.ids import EventIds
+from shoal.model.commands import CreateStore, DropStore
+from shoal.model.event_time import EventTime
+from shoal.storage import queries
+from shoal.storage.database import require_safe_sqlite
+from shoal.storage.engine import Report, Settings
+from shoal.storage.files import Files, RealFiles
+from shoal.storage.readers import ReadSetFetcher, StoreReaders
+from shoal.storage.recovery import Lock, Opened, mark_suspect, open_storage
+from shoal.storage.reserve import Reserve
+from shoal.storage.segment import Identity
+from shoal.storage.store_db import is_corrupt
+from shoal.storage.workers import ThreadWorker, Worker
+from shoal.storage.writer import Writer
+from shoal.store.context import StoreContext
+from shoal.store.local import LocalStore
+from shoal.store.memory import StoreMemory
+from shoal.store.sequencer import Sequencer
+
+T = TypeVar("T")
+RESERVE_RETRY_S = 2.0
+
+
+class Workers(Protocol):
+    """Makes the threads a node runs on; tests give one that runs everything in place."""
+
+    def __call__(self, name: str, threads: int) -> Worker:
+        """A worker of that many threads."""
+
+
+class Means:
+    """What a node takes from outside: clock, files, threads, randomness. The defaults are the real ones."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock | None = None,
+        files: Files | None = None,
+        workers: Workers | None = None,
+        entropy: Callable[[int], bytes] = os.urandom,
+        vfs: str | None = None,
+    ) -> None:
+        self.clock = clock or SystemClock()
+        self.files = files or RealFiles()
+        self.workers = workers or _threads
+        self.entropy = entropy
+        self.vfs = vfs
+
+
+def _threads(name: str, threads: int) -> Worker:
+    return ThreadWorker(f"shoal-{name}", asyncio.get_running_loop(), threads=threads)
+
+
+class Node:
+    """A running node. `failed` gets an exception when the storage can no longer be trusted: end the process."""
+
+    def __init__(self, config: Config, means: Means) -> None:
+        self.config = config
+        self._means = means
+        self._started_at = time.monotonic()
+        self._stores: dict[str, LocalStore] = {}
+        self._contexts: dict[str, StoreContext] = {}
+        self._readers: dict[str, StoreReaders] = {}
+        self._closed = False
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.notes: list[str] = []
+
+    # -- opening ---------------------------------------------------------------------------------
+
+    @classmethod
+    async def open(cls, config: Config, *, means: Means | None = None, clock: Clock | None = None) -> Node:
+        """Lock and recover the data directory, and make the configured stores.
+
+        Raises DataDirLocked, JournalCorrupt, DatabaseCorrupt, StorageError, each saying what to do.
+        """
+        require_safe_sqlite()
+        node = cls(config, means or Means(clock=clock))
+        node._lock = Lock(config.data_dir)
+        try:
+            await node._open()
+        except BaseException:
+            node._lock.close()
+            raise
+        return node
+
+    async def _open(self) -> None:
+        means, config = self._means, self.config
+        storage = config.storage
+        make = means.workers
+        self._journal_worker = make("journal", 1)
+        self._writer_worker = make("writer", 1)
+        self._reader_worker = make("reader", max(config.store(s.name).reader_pool_size for s in config.stores))
+        self._helper_worker = make("helper", 1)
+        self._reserve = Reserve(means.files, config.data_dir, storage.reserve_bytes)
+        opened: Opened = await _run(
+            self._writer_worker,
+            partial(
+                open_storage,
+                means.files,
+                config.data_dir,
+                Settings(
+                    storage.commit_rows,
+                    storage.commit_bytes,
+                    storage.cache_bytes,
+                    storage.wal_limit_bytes,
+                    means.vfs,
+                ),
+                self._new_identity,
+                segment_bytes=storage.segment_bytes,
+                floor_bytes=storage.reserve_bytes // 2,
+                store_directory=self._store_directory,
+                other_directories=self._other_directories(),
+            ),
+        )
+        self.notes = opened.notes
+        self._journal, self._engine = opened.journal, opened.engine
+        identity = self._journal.identity
+        term = await _run(self._journal_worker, partial(self._elect, identity))
+        self._consensus = LocalConsensus(self._journal, self._journal_worker, term)
+        self._engine.applied_index = self._consensus.commit_index
+        self._engine.applied_term = term
+        self._make_pipeline()
+        for name, store in self._engine.stores.items():
+            self._sequencer.stores[name] = StoreMemory(store.state)
+            self._serve(name)
+        for wanted in config.stores:
+            if wanted.name not in self._stores:
+                await self.create_store(wanted.name)
+        self._helper_worker.submit(self._keep_room)
+        telemetry.emit(
+            telemetry.CLUSTER_LEADER_ELECTED,
+            {"system_time": telemetry.system_time()},
+            {"store_id": "*", "leader": identity.node_id, "previous_leader": None},
+        )
+
+    def _elect(self, identity: Identity) -> int:
+        if self._journal.last_index == 0:
+            found_group(self._journal, identity.node_id, identity.incarnation)
+        return elect_self(self._journal, identity.node_id)
+
+    def _make_pipeline(self) -> None:
+        storage = self.config.storage
+        self._ids = EventIds(self._means.entropy, now_ms=lambda: self._means.clock.wall().epoch_us // 1_000)
+        self._writer = Writer(
+            self._engine,
+            self._journal,
+            self._writer_worker,
+            commit_interval_ms=storage.commit_interval_ms,
+            committed=self._on_committed,
+            resumed=lambda: self._sequencer.resume(),
+            failed=self._fail,
+            full=self._on_full,
+            release_reserve=self._reserve.release,
+        )
+        self._sequencer = Sequencer(
+            consensus=self._consensus,
+            applier=self._writer,
+            fetcher=ReadSetFetcher(
+                self._readers, pool=self._reader_worker, writer=self._writer_worker, engine=self._engine
+            ),
+            clock=self._means.clock,
+            event_time=EventTime(),
+            failed=self._fail,
+        )
+        self._sequencer.applied_index = self._engine.applied_index
+
+    def _new_identity(self) -> Identity:
+        draw = self._means.entropy
+        return Identity(
+            self.config.cluster_id or draw(8).hex(),
+            self.config.node_id or f"{platform.node() or 'node'}-{draw(3).hex()}",
+            draw(16),
+        )
+
+    def _store_directory(self, name: str) -> Path | None:
+        settings = self.config.store(name)
+        return None if settings.data_dir == self.config.data_dir else settings.data_dir / "db"
+
+    def _other_directories(self) -> list[Path]:
+        found = [self._store_directory(store.name) for store in self.config.stores]
+        return [directory for directory in dict.fromkeys(found) if directory is not None]
+
+    def _keep_room(self) -> None:
+        self._reserve.hold()
+        self._journal.prepare_spare()
+
+    # -- stores ----------------------------------------------------------------------------------
+
+    @property
+    def stores(self) -> Mapping[str, LocalStore]:
+        """The stores by name."""
+        return MappingProxyType(self._stores)
+
+    def store(self, name: str) -> LocalStore:
+        """A store. Raises NotFound."""
+        found = self._stores.get(name)
+        if found is None:
+            raise NotFound(f"store {name!r} does not exist", store=name)
+        return found
+
+    async def create_store(self, name: str) -> LocalStore:
+        """Create a store; fine when it is there. Raises InvalidRequest for a bad name or one too many."""
+        if not valid_store_name(name):
+            raise InvalidRequest("a store's name is letters, digits, '_', '.' or '-', up to 64", pointer="store")
+        if name not in self._stores:
+            if len(self._stores) >= self.config.http.max_stores:
+                raise InvalidRequest(f"at most {self.config.http.max_stores} stores", pointer="store")
+            await self._sequencer.submit(CreateStore(name), 0, timeout_ms=self.config.timeout_ms)
+            await _run(self._writer_worker, _nothing)  # behind the entry: the file is there now
+            if name not in self._stores:
+                self._serve(name)
+        return self._stores[name]
+
+    async def drop_store(self, name: str) -> None:
+        """Drop a store and its events for ever. Raises NotFound."""
+        self.store(name)
+        await self._sequencer.submit(DropStore(name), 0, timeout_ms=self.config.timeout_ms)
+        context = self._contexts.pop(name, None)
+        readers = self._readers.pop(name, None)
+        self._stores.pop(name, None)
+        if context is not None and readers is not None:
+            context.close()
+            await _run(self._reader_worker, _nothing)
+            readers.close()
+            self._writer.commit()
+            await _run(self._writer_worker, self._engine.remove_strays)
+
+    def _serve(self, name: str) -> None:
+        settings = self.config.store(name)
+        readers = StoreReaders(
+            self._engine.path_of(name),
+            pool=self._reader_worker,
+            writer=self._writer_worker,
+            writer_connection=self._engine.stores[name].db.connection,
+            timeout_ms=settings.timeout_ms,
+            failed=self._fail,
+            vfs=self._means.vfs,
+        )
+        context = StoreContext(
+            name,
+            sequencer=self._sequencer,
+            reader=readers,
+            queries=queries,
+            ids=self._ids,
+            limits=self.config.limits,
+            timeout_ms=settings.timeout_ms,
+            writer_partitions=settings.writer_pool_size,
+            queue_limit=self.config.storage.writer_queue_limit,
+        )
+        self._readers[name], self._contexts[name] = readers, context
+        self._stores[name] = LocalStore(context)
+        self._tell_started(settings)
+
+    def _tell_started(self, settings: StoreSettings) -> None:
+        telemetry.emit(
+            telemetry.STORE_STARTED,
+            {"system_time": telemetry.system_time()},
+            {"store_id": settings.name, "mode": self.config.mode, "data_dir": str(settings.data_dir)},
+        )
+
+    # -- housekeeping ----------------------------------------------------------------------------
+
+    def _on_committed(self, report: Report) -> None:
+        self._sequencer.committed(report.index, report.positions)
+        if self._journal.droppable(report.durable_index):
+            self._journal_worker.submit(
+                partial(self._journal.drop_through, report.durable_index), self._on_journal_job
+            )
+        elif self._journal.droppable(report.index):
+            self._writer_worker.submit(self._engine.make_durable, self._on_durable)
+        if self._journal.needs_spare():
+            self._helper_worker.submit(self._journal.prepare_spare, self._on_journal_job)
+
+    def _on_durable(self, report: Report | BaseException) -> None:
+        if isinstance(report, BaseException):
+            self._fail(report)
+        elif self._journal.droppable(report.durable_index):
+            self._journal_worker.submit(
+                partial(self._journal.drop_through, report.durable_index), self._on_journal_job
+            )
+
+    def _on_journal_job(self, outcome: object) -> None:
+        if isinstance(outcome, BaseException):
+            self._fail(outcome)
+
+    def _on_full(self) -> None:
+        self._sequencer.disk_full = DiskFull("the disk is full: free some space, then appends go on by themselves")
+        self._retry_reserve()
+
+    def _retry_reserve(self) -> None:
+        if not self._closed:
+            loop = asyncio.get_running_loop()
+            loop.call_later(
+                RESERVE_RETRY_S, lambda: self._helper_worker.submit(self._reserve.hold, self._on_reserve)
+            )
+
+    def _on_reserve(self, held: object) -> None:
+        if held is True or self.config.storage.reserve_bytes == 0:
+            self._sequencer.disk_full = None
+        else:
+            self._retry_reserve()
+
+    def _fail(self, error: BaseException) -> None:
+        if is_corrupt(error):
+            mark_suspect(self._engine.directory)
+        if not self.failed.done():
+            self.failed.set_exception(error)
+            self.failed.exception()  # whoever awaits it still gets it; nobody has to
+
+    # -- about -----------------------------------------------------------------------------------
+
+    def info(self) -> dict[str, Any]:
+        """Who this node is and where it stands."""
+        identity = self._journal.identity
+        return {
+            "node_id": identity.node_id,
+            "cluster_id": identity.cluster_id,
+            "incarnation": identity.incarnation.hex(),
+            "mode": self.config.mode,
+            "role": self._consensus.role,
+            "term": self._consensus.term,
+            "commit_index": self._consensus.commit_index,
+            "applied_index": self._sequencer.applied_index,
+            "data_dir": str(self.config.data_dir),
+            "disk_full": self._sequencer.disk_full is not None,
+            "uptime_s": round(time.monotonic() - self._started_at, 3),
+        }
+
+    def stats(self) -> dict[str, float]:
+        """Plain counters for metrics."""
+        counters, journal = self._sequencer.counters, self._journal.stats
+        return {
+            "entries_total": counters.entries,
+            "commands_total": counters.commands,
+            "events_appended_total": counters.events,
+            "event_bytes_total": counters.event_bytes,
+            "conflicts_total": counters.conflicts,
+            "refused_total": counters.refused,
+            "appends_waiting": self._sequencer.waiting,
+            "writer_backlog_rows": self._writer.backlog,
+            "journal_bytes_total": journal.bytes_appended,
+            "journal_syncs_total": journal.batches,
+            "journal_sync_seconds_total": journal.sync_seconds,
+            "journal_segments": self._journal.segment_count,
+            "database_commits_total": self._engine.commits,
+            "reads_total": sum(readers.reads for readers in self._readers.values()),
+            "stores": len(self._stores),
+        }
+
+    # -- closing ---------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """The node itself."""
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Close."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Answer what was taken, commit, and give the directory up. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        broken = self.failed.done()
+        if not broken:
+            await self._sequencer.close()
+        for context in self._contexts.values():
+            context.close()
+        self._writer.stop()
+        await _run(self._writer_worker, partial(self._finish, commit=not broken))
+        for worker in (self._reader_worker, self._helper_worker, self._journal_worker, self._writer_worker):
+            await asyncio.to_thread(worker.close)
+        for readers in self._readers.values():
+            readers.close()
+        self._engine.close()
+        self._journal.close()
+        self._lock.close()
+        for name in self._stores:
+            telemetry.emit(
+                telemetry.STORE_STOPPED,
+                {
+                    "system_time": telemetry.system_time(),
+                    "uptime_ms": round((time.monotonic() - self._started_at) * 1_000),
+                },
+                {"store_id": name, "reason": "failed" if broken else "closed"},
+            )
+
+    def _finish(self, *, commit: bool) -> None:
+        if commit:
+            self._engine.commit()
+
+
+def _nothing() -> None:
+    """A job that only waits its turn."""
+
+
+async def _run(worker: Worker, job: Callable[[], T]) -> T:
+    """Run a job on a worker and wait for it."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    worker.submit(job, future.set_result)
+    outcome: Any = await future
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome  # type: ignore[no-any-return]  # what the job returned
+
+
+class _Opening:
+    """What `open` returns: `async with` it, or await it and close the store yourself."""
+
+    def __init__(self, start: Callable[[], Awaitable[LocalStore]]) -> None:
+        self._start = start
+        self._store: LocalStore | None = None
+
+    def __await__(self) -> Any:
+        return self._start().__await__()
+
+    async def __aenter__(self) -> LocalStore:
+        self._store = await self._start()
+        return self._store
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._store is not None:
+            await self._store.close()
+
+
+def open_store(
+    name: str = "main",
+    data_dir: str | Path = "./shoal-data",
+    *,
+    config: Config | None = None,
+    means: Means | None = None,
+) -> _Opening:
+    """Open an embedded store, alone in its process: no HTTP, no network.
+
+    `async with shoal.open("my_store", data_dir="./data") as store: ...`. `config` carries further settings
+    (its `data_dir` and `stores` are replaced). Raises DataDirLocked when another process has the directory.
+    """
+    settings = msgspec.structs.replace(
+        config or Config(), data_dir=Path(data_dir), stores=(StoreConfig(name),)
+    )
+
+    async def start() -> LocalStore:
+        node = await Node.open(settings, means=means)
+        store = node.store(name)
+        store.on_close = node.close
+        return store
+
+    return _Opening(start)

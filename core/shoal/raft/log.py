@@ -1,0 +1,52 @@
+"""The words of the replicated log: record kinds, hard state, configuration (Raft paper, figure 2).
+
+A store on one board is a group of one voter. Its journal already speaks these words, so that Raft
+takes the local driver's place without a migration.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+
+class Kind(IntEnum):
+    """What a journal record is. The numbers are on disk: never reuse one."""
+
+    NORMAL = 1
+    NO_OP = 2
+    CONFIGURATION = 3
+    HARD_STATE = 4
+    RAFT_SNAPSHOT = 5
+
+    @property
+    def is_entry(self) -> bool:
+        """Entries take an index of the log; the other kinds describe it."""
+        return self in (Kind.NORMAL, Kind.NO_OP, Kind.CONFIGURATION)
+
+
+class HardState(msgspec.Struct, frozen=True, array_like=True):
+    """What a member must remember before it answers: its term and whom it voted for in it."""
+
+    term: int = 0
+    voted_for: str = ""
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True):
+    """A member of the configuration: a node is (id, incarnation), so that a wiped board is a stranger."""
+
+    node_id: str
+    incarnation: bytes
+    voter: bool = True
+
+
+class Configuration(msgspec.Struct, frozen=True, array_like=True):
+    """Who votes and who learns."""
+
+    members: tuple[Member, ...] = ()
+
+    @property
+    def quorum(self) -> int:
+        """Votes that commit."""
+        return sum(member.voter for member in self.members) // 2 + 1

@@ -1,0 +1,1 @@
+"""What is on disk: the journal, the SQLite database, and one adapter per port."""

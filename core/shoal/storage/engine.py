@@ -1,0 +1,331 @@
+"""The writer's side of storage: catalogue, one database per store, lazy commits, recovery, truncation.
+
+Everything in `Engine` runs on the writer thread, or alone while the node opens. The order that makes it
+safe: an entry is in the journal before it is applied here; a segment of the journal goes only after a
+`wal_checkpoint` has synced the commits that cover it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from shoal.errors import DatabaseCorrupt, ShoalError, StorageError
+from shoal.model.commands import CreateStore, DropStore, Proposal, decode
+from shoal.model.machine import Change, Head, StoredId, StoreState, decide
+from shoal.raft.log import Kind
+from shoal.storage import queries
+from shoal.storage.database import Database
+from shoal.storage.schema import CATALOG_MIGRATIONS
+from shoal.storage.segment import Identity, Record
+from shoal.storage.store_db import StoreDb
+from shoal.store.ports import ApplyEntry, Need, ReadSet
+from shoal.types import Query
+
+CATALOG = "catalog.db"
+CHECKPOINT_BYTES = 4 * 1024 * 1024
+CHECKED_BYTES = 16 * 1024 * 1024
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """When the open transaction is committed, and what SQLite may hold."""
+
+    commit_rows: int
+    commit_bytes: int
+    cache_bytes: int
+    wal_limit_bytes: int
+    vfs: str | None = None
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a commit reached: entries up to `index`, positions per store, and what the journal may drop."""
+
+    index: int
+    positions: dict[str, int]
+    durable_index: int
+
+
+class Engine:
+    """The databases of a node. `report` is called (on this thread) after each commit."""
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: Settings,
+        identity: Identity,
+        store_directory: Callable[[str], Path],
+    ) -> None:
+        self.directory = directory
+        self._settings = settings
+        self._identity = identity
+        self._store_directory = store_directory
+        self.catalog = Database(
+            directory / CATALOG, CATALOG_MIGRATIONS, cache_bytes=64 * 1024, vfs=settings.vfs
+        )
+        self._check_identity()
+        self.stores: dict[str, StoreDb] = {}
+        self.created: dict[str, int] = dict(
+            self.catalog.connection.execute("SELECT name, created_index FROM store")
+        )
+        for name in self.created:
+            self.stores[name] = self._open_store(name)
+        self.applied_index = self.oldest_applied
+        self.applied_term = self.catalog.applied_term
+        self.rows_pending = 0
+        self.bytes_pending = 0
+        self.commits = 0
+
+    def _check_identity(self) -> None:
+        mine = (self._identity.cluster_id, self._identity.incarnation.hex())
+        meta = self.catalog.meta
+        found = (meta.get("cluster_id", mine[0]), meta.get("incarnation", mine[1]))
+        if found != mine:
+            raise StorageError(
+                f"{self.directory}: the database belongs to another journal; "
+                "a data directory must be copied or restored as a whole"
+            )
+
+    def _open_store(self, name: str) -> StoreDb:
+        directory = self._store_directory(name)
+        directory.mkdir(parents=True, exist_ok=True)
+        return StoreDb(self.path_of(name), cache_bytes=self._settings.cache_bytes, vfs=self._settings.vfs)
+
+    def path_of(self, name: str) -> Path:
+        """A store's file; the number of the entry that created it keeps a dropped store's file apart."""
+        return self._store_directory(name) / f"{name}-{self.created[name]}.db"
+
+    # -- recovery --------------------------------------------------------------------------------
+
+    @property
+    def oldest_applied(self) -> int:
+        """The entry after which the journal must be replayed."""
+        return min([self.catalog.applied_index, *(store.db.applied_index for store in self.stores.values())])
+
+    @property
+    def newest_applied(self) -> int:
+        """The last entry any database has committed."""
+        return max([self.catalog.applied_index, *(store.db.applied_index for store in self.stores.values())])
+
+    def quick_check(self, *, everything: bool) -> None:
+        """Have SQLite look at every page of small files, or of all. Raises DatabaseCorrupt.
+
+        A large file is not read whole at each start: a board must be up again at once.
+        """
+        for database in self._databases():
+            if not everything and database.path.stat().st_size > CHECKED_BYTES:
+                continue
+            for (line,) in database.connection.execute("PRAGMA quick_check(1)"):
+                if line != "ok":
+                    raise DatabaseCorrupt(f"{database.path}: {line}")
+
+    def replay(self, records: Iterable[Record]) -> int:
+        """Apply entries again that no commit holds, deciding each as it was decided then. Returns how many."""
+        count = 0
+        for record in records:
+            count += 1
+            if record.kind is Kind.NORMAL:
+                self._replay_entry(record.index, record.term, decode(record.payload))
+            self._applied(record.index, record.term)
+            if self.rows_pending >= self._settings.commit_rows:
+                self.commit()
+        return count
+
+    def _replay_entry(self, index: int, term: int, proposal: Proposal) -> None:
+        for command in proposal.commands:
+            if isinstance(command, CreateStore | DropStore):
+                if index > self.catalog.applied_index:
+                    self._change_catalog(index, command)
+                continue
+            store = self.stores.get(command.store)
+            if store is None or index <= store.db.applied_index:
+                continue
+            state = store.state
+            try:
+                decision = decide(
+                    state, _SqlView(store.db.connection), command, proposal.clock_us, proposal.reading_us
+                )
+            except ShoalError:
+                continue  # it was refused then, too: that is its outcome
+            if decision.change is not None:
+                self._apply_changes(store, [decision.change], state)
+
+    # -- applying --------------------------------------------------------------------------------
+
+    def apply(self, entry: ApplyEntry) -> None:
+        """Put a decided entry into the open transaction."""
+        for command in entry.catalog:
+            self._change_catalog(entry.index, command)
+        for part in entry.stores:
+            store = self.stores.get(part.store)
+            if store is None:
+                continue  # dropped by this very entry
+            self._apply_changes(store, part.changes, part.state)
+        self._applied(entry.index, entry.term)
+
+    def _apply_changes(self, store: StoreDb, changes: list[Change], state: StoreState) -> None:
+        before = store.rows_inserted
+        self.bytes_pending += store.apply(changes, state)
+        self.rows_pending += max(1, store.rows_inserted - before)
+
+    def _applied(self, index: int, term: int) -> None:
+        self.applied_index = index
+        self.applied_term = term
+
+    def _change_catalog(self, index: int, command: CreateStore | DropStore) -> None:
+        self.catalog.begin()
+        name = command.store
+        if isinstance(command, CreateStore):
+            if name not in self.created:
+                self.created[name] = index
+                self.catalog.connection.execute("INSERT INTO store VALUES (?, ?)", (name, index))
+                self.stores[name] = self._open_store(name)
+        elif name in self.created:
+            self.catalog.connection.execute("DELETE FROM store WHERE name=?", (name,))
+            self.stores.pop(name).close()
+            del self.created[name]
+        self.rows_pending += 1
+
+    # -- committing ------------------------------------------------------------------------------
+
+    @property
+    def commit_due(self) -> bool:
+        """Whether the open transaction has grown to a limit."""
+        return (
+            self.rows_pending >= self._settings.commit_rows or self.bytes_pending >= self._settings.commit_bytes
+        )
+
+    def commit(self) -> Report:
+        """Commit every open transaction; move WALs that have grown into their files."""
+        self._put_catalog_meta()
+        for store in self.stores.values():
+            if store.reclaiming:
+                store.reclaim()
+            store.commit(self.applied_index, self.applied_term)
+        self.catalog.commit(self.applied_index, self.applied_term)
+        self.rows_pending = self.bytes_pending = 0
+        self.commits += 1
+        for database in self._databases():
+            if database.wal_bytes() >= CHECKPOINT_BYTES:
+                database.wal_checkpoint()
+            if database.wal_bytes() >= self._settings.wal_limit_bytes:
+                database.shrink_wal()
+        return self.report()
+
+    def _put_catalog_meta(self) -> None:
+        if self.catalog.meta.get("incarnation") is None:
+            self.catalog.begin()
+            self.catalog.put_meta(
+                cluster_id=self._identity.cluster_id, incarnation=self._identity.incarnation.hex()
+            )
+
+    def put_configuration(self, index: int, configuration: bytes) -> None:
+        """Remember the configuration as of an applied entry."""
+        self.catalog.begin()
+        self.catalog.put_meta(configuration=configuration, configuration_index=index)
+
+    def _databases(self) -> list[Database]:
+        return [self.catalog, *(store.db for store in self.stores.values())]
+
+    def report(self) -> Report:
+        """Where the databases are."""
+        return Report(
+            self.applied_index,
+            {name: store.state.position for name, store in self.stores.items()},
+            min(database.durable_index for database in self._databases()),
+        )
+
+    def make_durable(self) -> Report:
+        """Commit, and bring everything into the files, so that the journal can be shortened."""
+        self.commit()
+        for database in self._databases():
+            database.wal_checkpoint()
+        return self.report()
+
+    def rollback(self) -> None:
+        """Back to the last commit everywhere: the caller replays the journal from `oldest_applied`."""
+        self.catalog.rollback()
+        self.created = dict(self.catalog.connection.execute("SELECT name, created_index FROM store"))
+        for name in [name for name in self.stores if name not in self.created]:
+            self.stores.pop(name).close()
+        for name in self.created:
+            if name not in self.stores:
+                self.stores[name] = self._open_store(name)
+            self.stores[name].rollback()
+        self.applied_index = self.oldest_applied
+        self.rows_pending = self.bytes_pending = 0
+
+    def fetch(self, needs: Iterable[Need]) -> dict[str, ReadSet]:
+        """Read sets from the writer's own connections: uncommitted rows included."""
+        return {
+            need.store: fetch_one(self.stores[need.store].db.connection, need)
+            for need in needs
+            if need.store in self.stores
+        }
+
+    def remove_strays(self) -> list[Path]:
+        """Delete files of stores that the catalogue no longer knows. Returns their paths."""
+        known = {self.path_of(name) for name in self.created}
+        strays = [path for path in self.directory.glob("*-*.db") if path not in known]
+        for path in strays:
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return strays
+
+    def close(self) -> None:
+        """Close all files; open transactions are rolled back, the journal has what was in them."""
+        for store in self.stores.values():
+            store.close()
+        self.catalog.close()
+
+
+class _SqlView:
+    """A store as of the entry before, straight from the writer's connection."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+
+    def head(self, stream_id: str) -> Head | None:
+        return queries.head(self._connection, stream_id)
+
+    def stored_id(self, stream_id: str, event_id: bytes | str) -> StoredId | None:
+        return queries.stored_ids(self._connection, stream_id, [event_id]).get(event_id)
+
+    def first_match(self, query: Query, after: int) -> int | None:
+        return queries.first_match(self._connection, query, after + 1, 2**62)
+
+
+def fetch_one(connection: apsw.Connection, need: Need) -> ReadSet:
+    """One store's read set from one connection, in one snapshot of the file."""
+    found = ReadSet()
+    high = 2**62 if need.on_writer else need.base
+    for stream_id in need.heads:
+        found.heads[stream_id] = queries.head(connection, stream_id)
+    for stream_id, event_ids in need.ids.items():
+        for event_id, stored in queries.stored_ids(connection, stream_id, event_ids).items():
+            found.ids[stream_id, event_id] = stored
+    for query, after in need.conditions:
+        found.conditions[query, after] = queries.first_match(connection, query, after + 1, high)
+    return found
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the file system had no room."""
+    return isinstance(error, apsw.FullError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+
+
+def open_engine(
+    directory: Path,
+    settings: Settings,
+    identity: Identity,
+    store_directory: Callable[[str], Path],
+) -> Engine:
+    """Open the databases. Raises DatabaseCorrupt when SQLite finds one damaged."""
+    try:
+        return Engine(directory, settings, identity, store_directory)
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise DatabaseCorrupt(f"{directory}: {error}") from error
+

@@ -1,0 +1,349 @@
+"""The journal: the Raft log in preallocated segments. What it has synced is what the store promised.
+
+One thread at a time calls it (the journal's own). `append_records` returns only when the records are durable;
+a failed sync is never retried, because the kernel may have dropped the pages: the node must end.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from shoal.errors import DiskFull, JournalCorrupt, StorageError
+from shoal.raft.log import Configuration, HardState, Kind
+from shoal.storage.files import Files
+from shoal.storage.segment import (
+    HEADER_BYTES,
+    Identity,
+    Record,
+    Scan,
+    SegmentError,
+    SegmentHead,
+    encode_head,
+    encode_record,
+    record_bytes,
+    scan,
+)
+
+SUFFIX = ".seg"
+SPARE = "spare"
+
+
+NewRecord = tuple[Kind, int, int, bytes]
+"""(kind, index, term, payload); the index is 0 for kinds that are not entries."""
+
+
+class _Segment(msgspec.Struct):
+    path: Path
+    sequence: int
+    first_index: int
+    last_index: int
+    end: int
+
+
+class JournalStats(msgspec.Struct):
+    """Counters since the journal was opened."""
+
+    batches: int = 0
+    bytes_appended: int = 0
+    sync_seconds: float = 0.0
+    last_sync_seconds: float = 0.0
+    segments_created: int = 0
+    segments_dropped: int = 0
+
+
+class Journal:
+    """Open with `open_journal`; the attributes say what the log holds."""
+
+    def __init__(
+        self,
+        files: Files,
+        directory: Path,
+        identity: Identity,
+        segment_bytes: int,
+        floor_bytes: int,
+    ) -> None:
+        self._files = files
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._floor_bytes = floor_bytes
+        self._segments: list[_Segment] = []
+        self._spare_lock = threading.Lock()
+        self._fd = -1
+        self._salt = 0
+        self._chain = 0
+        self._capacity = 0
+        self.identity = identity
+        self.first_index = 1
+        self.last_index = 0
+        self.last_term = 0
+        self.hard_state = HardState()
+        self.configuration = Configuration()
+        self.configuration_index = 0
+        self.stats = JournalStats()
+        self.torn_bytes_cut = False
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def read(self, after: int) -> Iterator[Record]:
+        """Entries with an index above `after`, in order, each index once, as the log stands now."""
+        entries: list[Record] = []
+        for segment in self._segments:
+            if segment.last_index <= after and segment is not self._segments[-1]:
+                continue
+            found = scan(self._files.read(segment.path), last=segment is self._segments[-1])
+            if found.corrupt_at is not None:
+                raise _corrupt(segment.path, found.corrupt_at)
+            _replay_into(entries, found.records, after)
+        return iter(entries)
+
+    @property
+    def segment_count(self) -> int:
+        """Segments on disk, the spare not counted."""
+        return len(self._segments)
+
+    # -- appending -------------------------------------------------------------------------------
+
+    def append_records(self, records: Sequence[NewRecord], *, use_reserve: bool = False) -> None:
+        """Append and make durable, as one batch. Raises DiskFull (nothing written) or OSError (end the node).
+
+        A record of an entry whose index is not above the last one replaces the log from there on.
+        """
+        need = sum(record_bytes(len(payload)) for _, _, _, payload in records)
+        if self._segments[-1].end + need > self._capacity:
+            self._roll(need, use_reserve=use_reserve)
+        segment = self._segments[-1]
+        synced_to, chain = segment.end, self._chain
+        parts: list[bytes] = []
+        for kind, index, term, payload in records:
+            data, chain = encode_record(
+                kind, index, term, payload, synced_to=synced_to, chain=chain, salt=self._salt
+            )
+            parts.append(data)
+        batch = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._files.write(self._fd, batch, segment.end)
+        self._sync()
+        segment.end += len(batch)
+        self._chain = chain
+        self.stats.batches += 1
+        self.stats.bytes_appended += len(batch)
+        for record in records:
+            self._note(*record)
+
+    def _sync(self) -> None:
+        started = time.perf_counter()
+        self._files.sync_data(self._fd)
+        elapsed = time.perf_counter() - started
+        self.stats.last_sync_seconds = elapsed
+        self.stats.sync_seconds += elapsed
+
+    def _note(self, kind: Kind, index: int, term: int, payload: bytes) -> None:
+        if kind.is_entry:
+            self.last_index = index
+            self.last_term = term
+            self._segments[-1].last_index = index
+        if kind is Kind.CONFIGURATION:
+            self.configuration = msgspec.msgpack.decode(payload, type=Configuration)
+            self.configuration_index = index
+        elif kind is Kind.HARD_STATE:
+            self.hard_state = msgspec.msgpack.decode(payload, type=HardState)
+
+    # -- segments --------------------------------------------------------------------------------
+
+    def prepare_spare(self) -> None:
+        """Allocate the next segment ahead of need, if there is none and the disk has room.
+
+        The one call that may run beside the others, on another thread.
+        """
+        with self._spare_lock:
+            self._prepare_spare()
+
+    def _prepare_spare(self) -> None:
+        path = self._directory / SPARE
+        if SPARE in self._files.names(self._directory) or not self._has_room(self._segment_bytes):
+            return
+        fd = self._files.create(path)
+        try:
+            self._files.allocate(fd, self._segment_bytes)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            self._files.unlink(path)
+        finally:
+            self._files.close(fd)
+
+    def needs_spare(self) -> bool:
+        """Whether the current segment is half full: time to prepare the next."""
+        return self._segments[-1].end * 2 > self._capacity
+
+    def drop_through(self, index: int) -> int:
+        """Remove segments whose entries all have an index of at most `index`. Returns how many went.
+
+        The caller knows that the database holds those entries durably.
+        """
+        dropped = 0
+        while len(self._segments) > 1 and self._segments[0].last_index <= index:
+            segment = self._segments.pop(0)
+            self._files.unlink(segment.path)
+            self.first_index = self._segments[0].first_index
+            dropped += 1
+        if dropped:
+            self._files.sync_dir(self._directory)
+            self.stats.segments_dropped += dropped
+        return dropped
+
+    def droppable(self, index: int) -> bool:
+        """Whether `drop_through(index)` would remove anything."""
+        return len(self._segments) > 1 and self._segments[0].last_index <= index
+
+    def _has_room(self, size: int) -> bool:
+        return self._files.free_bytes(self._directory) >= size + self._floor_bytes
+
+    def _roll(self, need: int, *, use_reserve: bool) -> None:
+        with self._spare_lock:
+            self._roll_to_next(need, use_reserve=use_reserve)
+
+    def _roll_to_next(self, need: int, *, use_reserve: bool) -> None:
+        size = max(self._segment_bytes, HEADER_BYTES + need)
+        spare = SPARE in self._files.names(self._directory) and size == self._segment_bytes
+        if not spare and not use_reserve and not self._has_room(size):
+            raise DiskFull("the disk is full: free some space, then appends go on by themselves")
+        self._start_segment(self._segments[-1].sequence + 1, size, spare=spare)
+
+    def _start_segment(self, sequence: int, size: int, *, spare: bool) -> None:
+        temporary = self._directory / SPARE
+        if not spare and SPARE in self._files.names(self._directory):
+            self._files.unlink(temporary)
+        fd = self._files.open(temporary) if spare else self._files.create(temporary)
+        head = SegmentHead(
+            self.identity,
+            sequence,
+            self.last_index + 1,
+            self.last_term,
+            self._chain,
+            self.hard_state,
+            self.configuration,
+            self.configuration_index,
+        )
+        block, salt = encode_head(head)
+        path = self._directory / f"{sequence:016d}{SUFFIX}"
+        try:
+            self._files.allocate(fd, size)
+            self._files.write(fd, block, 0)
+            self._files.sync_data(fd)
+            self._files.replace(temporary, path)
+            self._files.sync_dir(self._directory)
+        except OSError as error:
+            self._files.close(fd)
+            if error.errno == errno.ENOSPC:
+                raise DiskFull("the disk is full: free some space, then appends go on by themselves") from error
+            raise
+        if self._fd >= 0:
+            self._files.close(self._fd)
+        self._fd, self._salt, self._chain, self._capacity = fd, salt, salt, size
+        self._segments.append(_Segment(path, sequence, self.last_index + 1, self.last_index, HEADER_BYTES))
+        self.stats.segments_created += 1
+
+    def close(self) -> None:
+        """Close the file; everything appended is durable already."""
+        if self._fd >= 0:
+            self._files.close(self._fd)
+            self._fd = -1
+
+    # -- opening ---------------------------------------------------------------------------------
+
+    def _adopt(self, path: Path, found: Scan, *, last: bool, size: int) -> None:
+        head = found.head
+        if not self._segments:
+            self.identity = head.identity
+            self.first_index = head.first_index
+            self.last_index = head.first_index - 1
+            self.last_term = head.last_term
+            self.hard_state = head.hard_state
+            self.configuration = head.configuration
+            self.configuration_index = head.configuration_index
+        elif head.chain != self._chain or head.sequence != self._segments[-1].sequence + 1:
+            raise JournalCorrupt(
+                f"{path}: this segment does not follow the one before; a segment is missing. "
+                "Restore the data directory from a backup"
+            )
+        self._segments.append(_Segment(path, head.sequence, head.first_index, head.first_index - 1, found.end))
+        for record in found.records:
+            self._note(record.kind, record.index, record.term, record.payload)
+        self._chain = found.checksum
+        if last:
+            self._salt = encode_head(head)[1]
+            self._capacity = size
+            self._fd = self._files.open(path)
+            if found.torn:
+                self._cut(found.end, size)
+
+    def _cut(self, end: int, size: int) -> None:
+        self._files.truncate(self._fd, end)
+        self._files.allocate(self._fd, size)
+        self._files.sync_data(self._fd)
+        self.torn_bytes_cut = True
+
+
+def _corrupt(path: Path, offset: int) -> JournalCorrupt:
+    return JournalCorrupt(
+        f"{path}: the record at byte {offset} was durable and is damaged; acknowledged events would be lost. "
+        "Restore the data directory from a backup",
+        path=str(path),
+        offset=offset,
+    )
+
+
+def _replay_into(entries: list[Record], records: Sequence[Record], after: int) -> None:
+    for record in records:
+        if not record.kind.is_entry:
+            continue
+        while entries and entries[-1].index >= record.index:
+            entries.pop()
+        if record.index > after:
+            entries.append(record)
+
+
+def open_journal(
+    files: Files,
+    directory: Path,
+    new_identity: Callable[[], Identity],
+    *,
+    segment_bytes: int,
+    floor_bytes: int,
+    may_create: bool,
+) -> Journal:
+    """Open the journal, cutting a torn tail, or create an empty one (when `may_create`).
+
+    Raises JournalCorrupt when a record that had been durable is damaged or missing, StorageError when
+    there is no journal and none may be made (the database beside it holds data).
+    """
+    files.mkdir(directory)
+    names = [name for name in files.names(directory) if name.endswith(SUFFIX)]
+    journal = Journal(files, directory, Identity("", "", b""), segment_bytes, floor_bytes)
+    if not names:
+        if not may_create:
+            raise StorageError(
+                f"{directory}: the journal is missing though the database holds data. "
+                "Restore the data directory from a backup"
+            )
+        journal.identity = new_identity()
+        journal._start_segment(1, segment_bytes, spare=False)  # noqa: SLF001 - the maker of the class
+        return journal
+    for name in names:
+        path = directory / name
+        data = files.read(path)
+        last = name == names[-1]
+        try:
+            found = scan(data, last=last)
+        except SegmentError as error:
+            raise JournalCorrupt(f"{path}: {error}. Restore the data directory from a backup") from error
+        if found.corrupt_at is not None:
+            raise _corrupt(path, found.corrupt_at)
+        journal._adopt(path, found, last=last, size=len(data))  # noqa: SLF001 - the maker of the class
+    return journal

@@ -1,0 +1,301 @@
+"""Reads of a store's SQLite file: each is an index range, whatever the store's size.
+
+Every function takes a connection and bounds that say which part of the store SQLite answers for; the
+rest is the in-memory tail's. Rows come in the field order of `shoal.types.Event`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import apsw
+
+from shoal.model.machine import Head, Row, StoredId, digest_of_row
+from shoal.store.ports import Bounds
+from shoal.types import EventFilter, Query, QueryItem, Snapshot, StreamInfo
+
+_FIELDS = (
+    "e.version, e.position, e.event_id, t.name, e.epoch_us, e.data, e.content_type, "
+    "e.metadata, e.metadata_type, e.tags"
+)
+_READABLE = "e.version >= s.visible_from AND s.tombstoned = 0"
+_JOINS = "JOIN stream s ON s.id = e.stream JOIN type t ON t.id = e.type"
+SCAN_ROWS = 20_000
+"""Rows looked at per page when only a stream pattern selects: `next` moves on past them."""
+
+
+def _order(bounds: Bounds) -> str:
+    return "DESC" if bounds.direction == "backward" else "ASC"
+
+
+def head(connection: apsw.Connection, stream_id: str) -> Head | None:
+    """A stream's head as committed."""
+    found = connection.execute(
+        "SELECT version, visible_from, tombstoned FROM stream WHERE name=?", (stream_id,)
+    ).fetchone()
+    return None if found is None else Head(found[0], found[1], bool(found[2]))
+
+
+def stored_ids(
+    connection: apsw.Connection, stream_id: str, event_ids: Sequence[bytes | str]
+) -> dict[bytes | str, StoredId]:
+    """Which of the ids the stream holds, deleted or not."""
+    found: dict[bytes | str, StoredId] = {}
+    for event_id in event_ids:
+        row = connection.execute(
+            f"SELECT s.name, {_FIELDS} FROM event e {_JOINS} WHERE e.event_id=? AND s.name=?",  # noqa: S608
+            (event_id, stream_id),
+        ).fetchone()
+        if row is not None:
+            found[event_id] = StoredId(row[1], row[2], digest_of_row(row))
+    return found
+
+
+def stream_rows(
+    connection: apsw.Connection, stream_id: str, low: int, high: int, bounds: Bounds
+) -> list[Row]:
+    """Events of one stream with versions `low` to `high`; `bounds` gives order, count and bytes."""
+    rows = connection.execute(
+        f"SELECT ?, {_FIELDS} FROM event e JOIN type t ON t.id = e.type "  # noqa: S608 - constants
+        "WHERE e.stream = (SELECT id FROM stream WHERE name=?) AND e.version BETWEEN ? AND ? "
+        f"ORDER BY e.version {_order(bounds)} LIMIT ?",
+        (stream_id, stream_id, low, high, bounds.count),
+    )
+    return _take(rows, bounds.max_bytes)
+
+
+def version_after(connection: apsw.Connection, stream_id: str, position: int) -> int | None:
+    """Version of the stream's first event past a position, by bisection: versions grow with positions."""
+    found = connection.execute("SELECT id, version FROM stream WHERE name = ?", (stream_id,)).fetchone()
+    if found is None:
+        return None
+    number, last = found
+    low, high = 0, last + 1
+    while low < high:
+        middle = (low + high) // 2
+        row = connection.execute(
+            "SELECT version, position FROM event WHERE stream = ? AND version >= ? ORDER BY version LIMIT 1",
+            (number, middle),
+        ).fetchone()
+        if row is None or row[1] > position:
+            high = middle
+        else:
+            low = row[0] + 1
+    return low if low <= last else None
+
+
+def _take(rows: Iterable[Any], max_bytes: int) -> list[Row]:
+    """Rows until their payloads exceed `max_bytes`; at least one."""
+    taken: list[Row] = []
+    size = 0
+    for row in rows:
+        taken.append(row)
+        size += len(row[6])
+        if size > max_bytes:
+            break
+    return taken
+
+
+def event_rows(connection: apsw.Connection, selection: EventFilter, bounds: Bounds) -> tuple[list[Row], bool]:
+    """Readable events that match, in position order, and whether all positions in bounds were looked at."""
+    items = _items(selection)
+    if items is None:
+        return _scan(connection, selection, bounds)
+    branches = [branch for item in items for branch in _branches(connection, item)]
+    if len(branches) == 1:
+        sql, arguments = branches[0]
+        rows = connection.execute(
+            *_select(f"s.name, {_FIELDS}", sql, arguments, selection, bounds)
+        )
+        taken = _take(rows, bounds.max_bytes)
+        return taken, len(taken) < bounds.count and _size(taken) <= bounds.max_bytes
+    positions: set[int] = set()
+    for sql, arguments in branches:
+        found = connection.execute(*_select("e.position", sql, arguments, selection, bounds))
+        positions.update(position for (position,) in found)
+    chosen = sorted(positions, reverse=bounds.direction == "backward")[: bounds.count]
+    rows = connection.execute(
+        f"SELECT s.name, {_FIELDS} FROM json_each(?) j JOIN event e ON e.position = j.value {_JOINS} "  # noqa: S608
+        "ORDER BY j.key",
+        (json.dumps(chosen),),
+    )
+    taken = _take(rows, bounds.max_bytes)
+    return taken, len(taken) < bounds.count and _size(taken) <= bounds.max_bytes
+
+
+def _size(rows: Sequence[Row]) -> int:
+    return sum(len(row[6]) for row in rows)
+
+
+def _items(selection: EventFilter) -> Sequence[QueryItem] | None:
+    """The selection as query items, None when every event matches."""
+    if selection.query is not None:
+        items: Sequence[QueryItem] = selection.query.items
+    elif selection.tags and selection.tags_match == "any":
+        items = [QueryItem(selection.types, (tag,)) for tag in selection.tags]
+    else:
+        items = [QueryItem(selection.types, selection.tags)]
+    return None if any(not item.types and not item.tags for item in items) else items
+
+
+_Branch = tuple[str, tuple[Any, ...]]
+
+
+def _branches(connection: apsw.Connection, item: QueryItem) -> list[_Branch]:
+    """FROM clauses, each led by one index range: the rarest of the item's tags, or its types."""
+    types = _numbers(connection, "type", item.types)
+    tags = _numbers(connection, "tag", item.tags)
+    if len(tags) < len(set(item.tags)) or (item.types and not types):
+        return []
+    tags.sort(key=lambda numbered: numbered[1])
+    if tags and (not types or tags[0][1] <= sum(events for _, events in types)):
+        sql = "tagged a JOIN event e ON e.position = a.position"
+        arguments: list[Any] = []
+        for i, (tag, _) in enumerate(tags[1:]):
+            sql += f" JOIN tagged b{i} ON b{i}.tag = ? AND b{i}.position = a.position"
+            arguments.append(tag)
+        where = "a.tag = ?"
+        arguments.append(tags[0][0])
+        if types:
+            where += f" AND e.type IN ({','.join('?' * len(types))})"
+            arguments.extend(number for number, _ in types)
+        return [(f"{sql} {_JOINS} WHERE {where}", tuple(arguments))]
+    joins = "".join(
+        f" JOIN tagged b{i} ON b{i}.tag = ? AND b{i}.position = e.position" for i in range(len(tags))
+    )
+    return [
+        (
+            f"event e INDEXED BY event_by_type{joins} {_JOINS} WHERE e.type = ?",
+            (*(tag for tag, _ in tags), number),
+        )
+        for number, _ in types
+    ]
+
+
+def _numbers(connection: apsw.Connection, table: str, names: Sequence[str]) -> list[tuple[int, int]]:
+    """(number, events) of each name the store knows."""
+    found: list[tuple[int, int]] = []
+    for name in dict.fromkeys(names):
+        row = connection.execute(f"SELECT id, events FROM {table} WHERE name=?", (name,)).fetchone()  # noqa: S608
+        if row is not None:
+            found.append((row[0], row[1]))
+    return found
+
+
+def _select(
+    columns: str, source: str, arguments: tuple[Any, ...], selection: EventFilter, bounds: Bounds
+) -> tuple[str, tuple[Any, ...]]:
+    """One statement over a branch, bounded by position and by what may be read."""
+    driver = "a.position" if source.startswith("tagged") else "e.position"
+    sql = f"SELECT {columns} FROM {source} AND {driver} BETWEEN ? AND ? AND {_READABLE}"  # noqa: S608
+    extra: tuple[Any, ...] = (bounds.low, bounds.high)
+    if not selection.system:
+        sql += " AND substr(s.name, 1, 1) <> '$'"
+    if selection.stream_pattern is not None:
+        sql += " AND s.name GLOB ?"
+        extra += (glob(selection.stream_pattern),)
+    return f"{sql} ORDER BY {driver} {_order(bounds)} LIMIT ?", (*arguments, *extra, bounds.count)
+
+
+def _scan(
+    connection: apsw.Connection, selection: EventFilter, bounds: Bounds
+) -> tuple[list[Row], bool]:
+    """All events in position order; with a pattern, at most SCAN_ROWS of them per page."""
+    complete = True
+    if selection.stream_pattern is not None and bounds.high - bounds.low >= SCAN_ROWS:
+        complete = False
+        if bounds.direction == "backward":
+            bounds = bounds._replace(low=bounds.high - SCAN_ROWS + 1)
+        else:
+            bounds = bounds._replace(high=bounds.low + SCAN_ROWS - 1)
+    source = f"event e {_JOINS} WHERE 1"
+    rows = connection.execute(*_select(f"s.name, {_FIELDS}", source, (), selection, bounds))
+    taken = _take(rows, bounds.max_bytes)
+    full = len(taken) == bounds.count or _size(taken) > bounds.max_bytes
+    return taken, complete and not full
+
+
+def scanned_through(selection: EventFilter, bounds: Bounds, rows: Sequence[Row]) -> int:
+    """The last position a page that was not complete looked at, in its direction."""
+    if len(rows) == bounds.count or _size(rows) > bounds.max_bytes:
+        return rows[-1][2]
+    if bounds.direction == "backward":
+        return max(bounds.low, bounds.high - SCAN_ROWS + 1)
+    return min(bounds.high, bounds.low + SCAN_ROWS - 1)
+
+
+def first_match(connection: apsw.Connection, query: Query, low: int, high: int) -> int | None:
+    """Lowest readable position from `low` to `high` that the query matches."""
+    bounds = Bounds(low, high, "forward", 1, 1)
+    rows, _ = event_rows(connection, EventFilter(query=query, system=True), bounds)
+    return rows[0][2] if rows else None
+
+
+def events_of_id(connection: apsw.Connection, event_id: bytes | str, stream_id: str | None) -> list[Row]:
+    """Readable events of that id, in any stream or in one."""
+    sql = f"SELECT s.name, {_FIELDS} FROM event e {_JOINS} WHERE e.event_id = ? AND {_READABLE}"  # noqa: S608
+    arguments: tuple[Any, ...] = (event_id,)
+    if stream_id is not None:
+        sql += " AND s.name = ?"
+        arguments += (stream_id,)
+    return connection.execute(f"{sql} LIMIT 100", arguments).fetchall()
+
+
+def streams(
+    connection: apsw.Connection,
+    prefix: str,
+    pattern: str | None,
+    after: str | None,
+    count: int,
+    system: bool,  # noqa: FBT001 - called through a queue, by position
+) -> list[StreamInfo]:
+    """Readable streams sorted by id."""
+    sql = "SELECT name, version FROM stream WHERE version >= visible_from AND tombstoned = 0"
+    arguments: list[Any] = []
+    if prefix:
+        sql += " AND name >= ? AND name GLOB ?"
+        arguments += [prefix, glob_literal(prefix) + "*"]
+    if after is not None:
+        sql += " AND name > ?"
+        arguments.append(after)
+    if pattern is not None:
+        sql += " AND name GLOB ?"
+        arguments.append(glob(pattern))
+    if not system and not prefix.startswith("$"):
+        sql += " AND substr(name, 1, 1) <> '$'"
+    rows = connection.execute(f"{sql} ORDER BY name LIMIT ?", (*arguments, count))
+    return [StreamInfo(name, version) for name, version in rows]
+
+
+def snapshots(
+    connection: apsw.Connection,
+    stream_id: str,
+    version: int | None,
+    latest: bool,  # noqa: FBT001 - called through a queue, by position
+) -> list[Snapshot]:
+    """Usable snapshots of a stream, ascending: all, the one of a version, or the latest up to it."""
+    found = head(connection, stream_id)
+    if found is not None and not found.live:
+        return []
+    sql = (
+        "SELECT stream, version, epoch_us, data, content_type, metadata, metadata_type "
+        "FROM snapshot WHERE stream = ?"
+    )
+    arguments: list[Any] = [stream_id]
+    if version is not None:
+        sql += " AND version <= ?" if latest else " AND version = ?"
+        arguments.append(version)
+    sql += " ORDER BY version DESC LIMIT 1" if latest else " ORDER BY version"
+    return [Snapshot(*row) for row in connection.execute(sql, arguments)]
+
+
+def glob_literal(text: str) -> str:
+    """Text as a GLOB pattern that matches only itself."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
+
+
+def glob(pattern: str) -> str:
+    """Our wildcards (`*`, `?`) as GLOB, in which `[` is special too."""
+    return pattern.replace("[", "[[]")

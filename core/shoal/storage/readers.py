@@ -1,0 +1,176 @@
+"""Reads off the loop: a pool of read-only connections per store, and the writer's connection.
+
+A read that runs longer than the store's timeout is interrupted, so that no reader pins the WAL for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import apsw
+
+from shoal.errors import DatabaseCorrupt, Timeout
+from shoal.storage.database import open_connection
+from shoal.storage.engine import fetch_one
+from shoal.storage.workers import Worker
+from shoal.store.ports import Need, ReadSet
+
+T = TypeVar("T")
+READER_CACHE_BYTES = 512 * 1024
+
+
+class _Running:
+    """A query under way: which connection to interrupt, once it has one."""
+
+    __slots__ = ("connection", "expired")
+
+    def __init__(self) -> None:
+        self.connection: apsw.Connection | None = None
+        self.expired = False
+
+
+class StoreReaders:
+    """Read connections of one store, made by the threads that use them. See shoal.store.ports.Reader."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        pool: Worker,
+        writer: Worker,
+        writer_connection: apsw.Connection,
+        timeout_ms: int,
+        failed: Callable[[BaseException], None],
+        vfs: str | None = None,
+    ) -> None:
+        self._path = path
+        self._pool = pool
+        self._writer = writer
+        self._writer_connection = writer_connection
+        self._timeout_ms = timeout_ms
+        self._failed = failed
+        self._vfs = vfs
+        self._idle: list[apsw.Connection] = []
+        self._lock = threading.Lock()
+        self._loop = asyncio.get_running_loop()
+        self.reads = 0
+
+    # -- the port --------------------------------------------------------------------------------
+
+    async def run(self, query: Callable[..., T], *arguments: Any) -> T:
+        """See shoal.store.ports.Reader."""
+        running = _Running()
+        return await self._await(self._pool, partial(self._read, running, query, arguments), running)
+
+    async def run_on_writer(self, query: Callable[..., T], *arguments: Any) -> T:
+        """See shoal.store.ports.Reader."""
+        return await self._await(self._writer, partial(query, self._writer_connection, *arguments), None)
+
+    async def _await(self, worker: Worker, job: Callable[[], T], running: _Running | None) -> T:
+        self.reads += 1
+        future: asyncio.Future[Any] = self._loop.create_future()
+        worker.submit(job, partial(_settle, future))
+        timer = None
+        if running is not None:
+            timer = self._loop.call_later(self._timeout_ms / 1_000, _expire, running)
+        try:
+            result: T = await future
+        except apsw.InterruptError as error:
+            raise Timeout("the read took longer than the store's timeout; ask for less at a time") from error
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            damaged = DatabaseCorrupt(f"{self._path}: {error}. Restart the node: it rebuilds the file if it can")
+            self._failed(damaged)
+            raise damaged from error
+        else:
+            return result
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _read(self, running: _Running, query: Callable[..., T], arguments: Sequence[Any]) -> T:
+        connection = self._take()
+        running.connection = connection
+        if running.expired:
+            connection.interrupt()
+        try:
+            return query(connection, *arguments)
+        finally:
+            running.connection = None
+            self._give(connection)
+
+    # -- connections -----------------------------------------------------------------------------
+
+    def _take(self) -> apsw.Connection:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return open_connection(self._path, cache_bytes=READER_CACHE_BYTES, vfs=self._vfs, read_only=True)
+
+    def _give(self, connection: apsw.Connection) -> None:
+        with self._lock:
+            self._idle.append(connection)
+
+    def fetch(self, need: Need) -> ReadSet:
+        """A read set from what is committed; runs on a reader thread."""
+        connection = self._take()
+        try:
+            return fetch_one(connection, need)
+        finally:
+            self._give(connection)
+
+    def close(self) -> None:
+        """Close idle connections; call when no read is under way."""
+        with self._lock:
+            for connection in self._idle:
+                connection.close()
+            self._idle.clear()
+
+
+def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def _expire(running: _Running) -> None:
+    running.expired = True
+    connection = running.connection
+    if connection is not None:
+        connection.interrupt()
+
+
+class _EngineFetch(Protocol):
+    def fetch(self, needs: Sequence[Need]) -> dict[str, ReadSet]: ...
+
+
+class ReadSetFetcher:
+    """Fetches read sets on a reader thread, or on the writer's where uncommitted deletes matter."""
+
+    def __init__(
+        self, readers: dict[str, StoreReaders], *, pool: Worker, writer: Worker, engine: _EngineFetch
+    ) -> None:
+        self._readers = readers
+        self._pool = pool
+        self._writer = writer
+        self._engine = engine
+
+    def fetch(
+        self, needs: Sequence[Need], done: Callable[[dict[str, ReadSet] | BaseException], None]
+    ) -> None:
+        """See shoal.store.ports.Fetcher."""
+        if any(need.on_writer for need in needs) or any(need.store not in self._readers for need in needs):
+            for need in needs:
+                need.on_writer = True
+            self._writer.submit(lambda: self._engine.fetch(needs), done)
+        else:
+            self._pool.submit(
+                lambda: {need.store: self._readers[need.store].fetch(need) for need in needs}, done
+            )

@@ -1,0 +1,176 @@
+"""Opening a data directory: lock, journal, databases, replay; quarantine and rebuild of a damaged database.
+
+    data_dir/
+      LOCK                      held by the running process
+      reserve                   blocks kept for when the disk is full
+      journal/0000000000000001.seg ...  spare
+      db/CURRENT                name of the generation in use
+      db/g1/catalog.db  main-2.db ...   (a store's own `data_dir` holds its file instead)
+      db/quarantine-1/          a damaged generation, kept for inspection
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from shoal.errors import DatabaseCorrupt, DataDirLocked, StorageError
+from shoal.storage.engine import CATALOG, Engine, Settings, open_engine
+from shoal.storage.files import Files
+from shoal.storage.journal import Journal, open_journal
+from shoal.storage.segment import Identity
+
+CURRENT = "CURRENT"
+FIRST_GENERATION = "g1"
+SUSPECT = "SUSPECT"
+
+
+class Lock:
+    """The exclusive right to a data directory, held until closed or the process ends."""
+
+    def __init__(self, data_dir: Path) -> None:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._fd = os.open(data_dir / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._fd)
+            raise DataDirLocked(
+                f"{data_dir} is in use by another process; stop it, or choose another --data-dir"
+            ) from error
+
+    def close(self) -> None:
+        """Give the directory up."""
+        os.close(self._fd)
+
+
+class Opened(msgspec.Struct):
+    """A data directory, recovered; `notes` are sentences for the operator."""
+
+    journal: Journal
+    engine: Engine
+    replayed: int
+    notes: list[str]
+    empty: bool
+
+
+def open_storage(
+    files: Files,
+    data_dir: Path,
+    settings: Settings,
+    new_identity: Callable[[], Identity],
+    *,
+    segment_bytes: int,
+    floor_bytes: int,
+    store_directory: Callable[[str], Path | None] = lambda _: None,
+    other_directories: Sequence[Path] = (),
+) -> Opened:
+    """Recover everything in `data_dir`. Raises StorageError and its children, each naming what to do."""
+    notes: list[str] = []
+    directory = _generation(files, data_dir)
+    has_data = (directory / CATALOG).exists()
+    journal = open_journal(
+        files,
+        data_dir / "journal",
+        new_identity,
+        segment_bytes=segment_bytes,
+        floor_bytes=floor_bytes,
+        may_create=not has_data,
+    )
+    if journal.torn_bytes_cut:
+        notes.append("the journal ended in a record that was never acknowledged (power cut); it was cut off")
+    try:
+        engine, replayed = _recover(journal, directory, settings, store_directory)
+    except DatabaseCorrupt as error:
+        if journal.first_index != 1:
+            journal.close()
+            raise DatabaseCorrupt(
+                f"{error.detail}. The journal no longer holds everything, so it cannot be rebuilt: "
+                "restore the data directory from a backup, or remove this board and add it again"
+            ) from error
+        notes.append(f"the database was damaged ({error.detail}); it was set aside and rebuilt from the journal")
+        for each in (directory, *other_directories):
+            _quarantine(files, each)
+        engine, replayed = _recover(journal, directory, settings, store_directory)
+    except BaseException:
+        journal.close()
+        raise
+    return Opened(journal, engine, replayed, notes, empty=journal.last_index == 0)
+
+
+def _recover(
+    journal: Journal, directory: Path, settings: Settings, store_directory: Callable[[str], Path | None]
+) -> tuple[Engine, int]:
+    suspect = (directory / SUSPECT).exists()
+    engine = open_engine(
+        directory, settings, journal.identity, lambda name: store_directory(name) or directory
+    )
+    try:
+        engine.quick_check(everything=suspect)
+        (directory / SUSPECT).unlink(missing_ok=True)
+        if engine.newest_applied > journal.last_index:
+            raise StorageError(
+                f"{directory}: the database has entry {engine.newest_applied}, the journal ends at "
+                f"{journal.last_index}; restore the data directory as a whole"
+            )
+        if journal.first_index > engine.oldest_applied + 1:
+            raise StorageError(
+                f"{directory}: the journal begins at entry {journal.first_index}, the database ends at "
+                f"{engine.oldest_applied}; restore the data directory as a whole"
+            )
+        replayed = engine.replay(journal.read(engine.oldest_applied))
+        if replayed:
+            engine.commit()
+        engine.remove_strays()
+    except BaseException:
+        engine.close()
+        raise
+    return engine, replayed
+
+
+def _generation(files: Files, data_dir: Path) -> Path:
+    """The directory of the databases in use, made on first start."""
+    root = data_dir / "db"
+    files.mkdir(root)
+    if CURRENT not in files.names(root):
+        files.mkdir(root / FIRST_GENERATION)
+        _write_current(files, root, FIRST_GENERATION)
+        files.sync_dir(data_dir)
+    name = files.read(root / CURRENT).decode("ascii", "replace").strip()
+    directory = root / name
+    if not name or "/" in name:
+        raise StorageError(f"{root / CURRENT}: does not name a database generation; restore from a backup")
+    files.mkdir(directory)
+    return directory
+
+
+def _write_current(files: Files, root: Path, name: str) -> None:
+    temporary = root / "CURRENT.new"
+    if temporary.name in files.names(root):
+        files.unlink(temporary)
+    fd = files.create(temporary)
+    files.write(fd, name.encode(), 0)
+    files.sync_data(fd)
+    files.close(fd)
+    files.replace(temporary, root / CURRENT)
+    files.sync_dir(root)
+
+
+def _quarantine(files: Files, directory: Path) -> None:
+    """Set a directory of databases aside beside itself, and make an empty one in its place."""
+    root = directory.parent
+    taken = files.names(root)
+    number = next(n for n in range(1, len(taken) + 2) if f"quarantine-{n}" not in taken)
+    if directory.exists():
+        files.replace(directory, root / f"quarantine-{number}")
+    files.mkdir(directory)
+    files.sync_dir(root)
+
+
+def mark_suspect(directory: Path) -> None:
+    """Leave word for the next start that SQLite found the files damaged."""
+    (directory / SUSPECT).touch()

@@ -1,0 +1,294 @@
+"""One store's SQLite file: applying decisions in order, and the reads of the writer's own connection.
+
+Everything here runs on the writer thread (or, during recovery, alone). Rows go in by statements of many
+rows: apsw gives up the interpreter's lock once per statement and not once per row, which decides
+throughput when the event loop is busy on the other core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain as flatten
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from shoal.model.machine import (
+    Change,
+    Head,
+    Row,
+    RowsAppended,
+    SnapshotSaved,
+    SnapshotsDeleted,
+    StoreState,
+    StreamDeleted,
+    decode_tags,
+)
+from shoal.storage.chain import GENESIS, link, row_digest
+from shoal.storage.database import Database
+from shoal.storage.schema import STORE_MIGRATIONS
+
+_EVENT_COLUMNS = 14
+_BATCHES = (256, 32)
+_ONE_EVENT = "INSERT INTO event VALUES (" + ",".join("?" * _EVENT_COLUMNS) + ")"
+_MANY_EVENTS = {n: _ONE_EVENT + (",(" + ",".join("?" * _EVENT_COLUMNS) + ")") * (n - 1) for n in _BATCHES}
+_CACHED_NAMES = 20_000
+RECLAIM_ROWS = 2_000
+
+
+class StoreDb:
+    """A store's file, open for writing."""
+
+    def __init__(self, path: Path, *, cache_bytes: int, vfs: str | None = None) -> None:
+        self.db = Database(path, STORE_MIGRATIONS, cache_bytes=cache_bytes, vfs=vfs)
+        self._streams: dict[str, tuple[int, bytes]] = {}
+        self._types: dict[str, int] = {}
+        self._tags: dict[str, int] = {}
+        self.rows_inserted = 0
+        self.bytes_inserted = 0
+        self.reclaiming = self._one("SELECT count(*) FROM reclaim") > 0
+
+    @property
+    def state(self) -> StoreState:
+        """Last position and event time given, as stored."""
+        meta = self.db.meta
+        return StoreState(int(meta.get("position", 0)), int(meta.get("epoch_us", 0)))
+
+    # -- applying --------------------------------------------------------------------------------
+
+    def apply(self, changes: Iterable[Change], state: StoreState) -> int:
+        """Put changes into the open transaction; `state` is that after them. Returns payload bytes."""
+        self.db.begin()
+        before = self.bytes_inserted
+        for change in _merged(changes):
+            match change:
+                case RowsAppended():
+                    self._append(change)
+                case StreamDeleted():
+                    self._delete(change)
+                case SnapshotSaved():
+                    self._save_snapshot(change)
+                case SnapshotsDeleted():
+                    self._delete_snapshots(change)
+        self.db.meta["position"] = state.position
+        self.db.meta["epoch_us"] = state.epoch_us
+        return self.bytes_inserted - before
+
+    def commit(self, index: int, term: int) -> None:
+        """Commit what is open; `index` is the last entry applied to any store."""
+        self.db.begin()
+        meta = self.db.meta
+        self.db.put_meta(position=meta.get("position", 0), epoch_us=meta.get("epoch_us", 0))
+        self.db.commit(index, term)
+
+    def rollback(self) -> None:
+        """Drop what is open, and what was remembered of it."""
+        self.db.rollback()
+        self._streams.clear()
+        self._types.clear()
+        self._tags.clear()
+
+    def _append(self, change: RowsAppended) -> None:
+        rows = self._with_chain(change)
+        start = 0
+        execute = self.db.connection.execute
+        for size in _BATCHES:
+            sql = _MANY_EVENTS[size]
+            while len(rows) - start >= size:
+                execute(sql, tuple(flatten.from_iterable(rows[start : start + size])))
+                start += size
+        if start < len(rows):
+            self.db.connection.executemany(_ONE_EVENT, rows[start:])
+        self._index_tags(change.rows)
+        self.rows_inserted += len(rows)
+        self.bytes_inserted += sum(len(row[6]) for row in change.rows)
+
+    def _with_chain(self, change: RowsAppended) -> list[tuple[Any, ...]]:
+        heads = dict(change.heads)
+        numbers = {stream_id: self._stream(stream_id, heads[stream_id]) for stream_id in heads}
+        chains = {stream_id: chain for stream_id, (_, chain) in numbers.items()}
+        reading = change.reading_us
+        types: dict[str, int] = {}
+        counts: dict[int, int] = {}
+        rows: list[tuple[Any, ...]] = []
+        for row, own in zip(change.rows, change.own, strict=True):
+            stream_id, version, position, event_id, name, epoch_us, data, ctype, meta, mtype, tags = row
+            chains[stream_id] = chain = link(chains[stream_id], row, own, reading)
+            kind = types.get(name)
+            if kind is None:
+                kind = types[name] = self._type(name)
+            counts[kind] = counts.get(kind, 0) + 1
+            rows.append(
+                (
+                    position,
+                    numbers[stream_id][0],
+                    version,
+                    kind,
+                    event_id,
+                    own,
+                    epoch_us,
+                    None if reading == epoch_us else reading,
+                    data,
+                    ctype,
+                    meta,
+                    mtype,
+                    tags,
+                    chain,
+                )
+            )
+        execute = self.db.connection.execute
+        for stream_id, head in heads.items():
+            number, chain = numbers[stream_id][0], chains[stream_id]
+            execute("UPDATE stream SET version=?, chain=? WHERE id=?", (head.version, chain, number))
+            self._streams[stream_id] = (number, chain)
+        for kind, count in counts.items():
+            execute("UPDATE type SET events=events+? WHERE id=?", (count, kind))
+        return rows
+
+    def _index_tags(self, rows: Sequence[Row]) -> None:
+        pairs: list[tuple[int, int]] = []
+        counts: dict[int, int] = {}
+        for row in rows:
+            if row[10] is not None:
+                for name in dict.fromkeys(decode_tags(row[10])):
+                    tag = self._tag(name)
+                    pairs.append((tag, row[2]))
+                    counts[tag] = counts.get(tag, 0) + 1
+        if pairs:
+            self.db.connection.executemany("INSERT INTO tagged VALUES (?,?)", pairs)
+            self.db.connection.executemany(
+                "UPDATE tag SET events=events+? WHERE id=?", [(n, tag) for tag, n in counts.items()]
+            )
+
+    def _delete(self, change: StreamDeleted) -> None:
+        head = change.head
+        number, _ = self._stream(change.stream_id, head)
+        self.db.connection.execute(
+            "UPDATE stream SET version=?, visible_from=?, tombstoned=? WHERE id=?",
+            (head.version, head.visible_from, head.tombstoned, number),
+        )
+        self.db.connection.execute("DELETE FROM snapshot WHERE stream=?", (change.stream_id,))
+        if head.tombstoned:
+            self.db.connection.execute("INSERT OR IGNORE INTO reclaim VALUES (?)", (number,))
+            self.reclaiming = True
+
+    def reclaim(self) -> None:
+        """Remove some rows of tombstoned streams: no reader sees them, so any pace will do."""
+        found = self.db.connection.execute("SELECT stream FROM reclaim LIMIT 1").fetchone()
+        if found is None:
+            self.reclaiming = False
+            return
+        self.db.begin()
+        rows = self.db.connection.execute(
+            "SELECT position FROM event WHERE stream=? LIMIT ?", (found[0], RECLAIM_ROWS)
+        ).fetchall()
+        if rows:
+            self._remove(rows)
+        else:
+            self.db.connection.execute("DELETE FROM reclaim WHERE stream=?", found)
+
+    def _remove(self, positions: list[tuple[Any, ...]]) -> None:
+        for (position,) in positions:
+            kind, tags = self.db.connection.execute(
+                "SELECT type, tags FROM event WHERE position=?", (position,)
+            ).fetchone() or (0, None)
+            for name in dict.fromkeys(decode_tags(tags)) if tags else ():
+                tag = self._tag(name)
+                self.db.connection.execute("DELETE FROM tagged WHERE tag=? AND position=?", (tag, position))
+                self.db.connection.execute("UPDATE tag SET events=events-1 WHERE id=?", (tag,))
+            self.db.connection.execute("UPDATE type SET events=events-1 WHERE id=?", (kind,))
+        self.db.connection.executemany("DELETE FROM event WHERE position=?", positions)
+
+    def _save_snapshot(self, change: SnapshotSaved) -> None:
+        command = change.command
+        fields = (
+            command.stream_id,
+            command.version,
+            change.epoch_us,
+            command.data,
+            command.content_type,
+            command.metadata,
+            command.metadata_type,
+        )
+        self.db.connection.execute(
+            "INSERT OR REPLACE INTO snapshot VALUES (?,?,?,?,?,?,?,?)", (*fields, row_digest(fields))
+        )
+
+    def _delete_snapshots(self, change: SnapshotsDeleted) -> None:
+        if change.version is None:
+            self.db.connection.execute("DELETE FROM snapshot WHERE stream=?", (change.stream_id,))
+        else:
+            self.db.connection.execute(
+                "DELETE FROM snapshot WHERE stream=? AND version=?", (change.stream_id, change.version)
+            )
+
+    # -- names -----------------------------------------------------------------------------------
+
+    def _stream(self, stream_id: str, head: Head) -> tuple[int, bytes]:
+        known = self._streams.get(stream_id)
+        if known is not None:
+            return known
+        found = self.db.connection.execute(
+            "SELECT id, chain FROM stream WHERE name=?", (stream_id,)
+        ).fetchone()
+        if found is None:
+            self.db.connection.execute(
+                "INSERT INTO stream (name, version, visible_from, tombstoned, chain) VALUES (?,?,?,?,?)",
+                (stream_id, head.version, head.visible_from, head.tombstoned, GENESIS),
+            )
+            found = (self.db.connection.last_insert_rowid(), GENESIS)
+        if len(self._streams) >= _CACHED_NAMES:
+            self._streams.clear()
+        self._streams[stream_id] = (found[0], found[1])
+        return self._streams[stream_id]
+
+    def _type(self, name: str) -> int:
+        return self._number(self._types, "type", name)
+
+    def _tag(self, name: str) -> int:
+        return self._number(self._tags, "tag", name)
+
+    def _number(self, cache: dict[str, int], table: str, name: str) -> int:
+        number = cache.get(name)
+        if number is None:
+            number = self._one(f"SELECT id FROM {table} WHERE name=?", name)  # noqa: S608 - our own table names
+            if number == 0:
+                self.db.connection.execute(f"INSERT INTO {table} (name, events) VALUES (?, 0)", (name,))  # noqa: S608
+                number = self.db.connection.last_insert_rowid()
+            if len(cache) >= _CACHED_NAMES:
+                cache.clear()
+            cache[name] = number
+        return number
+
+    def _one(self, sql: str, *arguments: Any) -> int:
+        found = self.db.connection.execute(sql, arguments).fetchone()
+        return 0 if found is None else int(found[0])
+
+    def close(self) -> None:
+        """Close the file; an open transaction is rolled back."""
+        self.db.close()
+
+
+def _merged(changes: Iterable[Change]) -> Iterable[Change]:
+    """The same changes, neighbouring appends made one: many small appends cost one statement."""
+    pending: RowsAppended | None = None
+    for change in changes:
+        if isinstance(change, RowsAppended) and pending is not None:
+            pending.rows.extend(change.rows)
+            pending.own.extend(change.own)
+            pending.heads.extend(change.heads)
+        elif isinstance(change, RowsAppended):
+            pending = RowsAppended([*change.rows], [*change.own], [*change.heads], change.reading_us)
+        else:
+            if pending is not None:
+                yield pending
+                pending = None
+            yield change
+    if pending is not None:
+        yield pending
+
+
+def is_corrupt(error: BaseException) -> bool:
+    """Whether SQLite says that the file itself is damaged."""
+    return isinstance(error, apsw.CorruptError | apsw.NotADBError)

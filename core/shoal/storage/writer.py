@@ -1,0 +1,146 @@
+"""The writer's queue: decided entries go into SQLite behind the answers, commits happen when they are due."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+
+from shoal import telemetry
+from shoal.storage.engine import Engine, Report, is_disk_full
+from shoal.storage.journal import Journal
+from shoal.storage.workers import Worker
+from shoal.store.ports import ApplyEntry
+
+BACKLOG_LOW = 20_000
+RECLAIM_PAUSE_S = 0.05
+
+
+class Writer:
+    """Owns the writer thread's queue. See shoal.store.ports.Applier.
+
+    `committed` gets a report on the loop after each commit, `resumed` is called there when a large
+    backlog has gone down, `failed` when the databases cannot go on, `full` when the disk filled up and the
+    journal was replayed with the reserve's room.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        journal: Journal,
+        worker: Worker,
+        *,
+        commit_interval_ms: int,
+        committed: Callable[[Report], None],
+        resumed: Callable[[], None],
+        failed: Callable[[BaseException], None],
+        full: Callable[[], None],
+        release_reserve: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._journal = journal
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+        self._commit_interval_ms = commit_interval_ms
+        self._committed = committed
+        self._resumed = resumed
+        self._failed = failed
+        self._full = full
+        self._release_reserve = release_reserve
+        self._taken = 0
+        self._done = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._broken = False
+
+    @property
+    def backlog(self) -> int:
+        """Rows taken and not in the transaction yet."""
+        return self._taken - self._done
+
+    def apply(self, entry: ApplyEntry) -> None:
+        """See shoal.store.ports.Applier. Entries that change the catalogue report when they are applied."""
+        rows = sum(len(getattr(change, "rows", ())) for part in entry.stores for change in part.changes)
+        self._taken += rows
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._commit_interval_ms / 1_000, self.commit)
+        self._worker.submit(partial(self._apply, entry, rows))
+
+    def commit(self) -> None:
+        """Commit soon, on the writer's thread."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._worker.submit(self._commit)
+
+    def stop(self) -> None:
+        """Take the timer down; nothing is committed."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # -- on the writer's thread ------------------------------------------------------------------
+
+    def _apply(self, entry: ApplyEntry, rows: int) -> None:
+        if self._broken:
+            return
+        before = self.backlog
+        self._guarded(lambda: self._engine.apply(entry), entry.index)
+        self._done += rows
+        if before > BACKLOG_LOW >= self.backlog:
+            self._call(self._resumed)
+        if self._engine.commit_due:
+            self._commit()
+
+    def _commit(self) -> None:
+        if self._broken:
+            return
+        rows = self._engine.rows_pending
+        started = time.perf_counter_ns()
+        self._guarded(self._engine.commit, self._engine.applied_index)
+        if self._broken:
+            return
+        telemetry.emit(
+            telemetry.DATABASE_COMMITTED,
+            {"duration": time.perf_counter_ns() - started, "row_count": rows},
+            {"store_id": "*"},
+        )
+        self._call(partial(self._on_committed, self._engine.report()))
+        if any(store.reclaiming for store in self._engine.stores.values()):
+            self._call(partial(self._loop.call_later, RECLAIM_PAUSE_S, self.commit))
+
+    def _guarded(self, job: Callable[[], object], index: int) -> None:
+        """Run a job of entry `index`; when the disk is full, again from the journal with the reserve's room."""
+        try:
+            job()
+        except Exception as error:  # noqa: BLE001 - told to the node, which ends
+            if not is_disk_full(error):
+                self._break(error)
+                return
+            try:
+                self._replay(index)
+            except Exception as again:  # noqa: BLE001 - told to the node, which ends
+                self._break(again)
+
+    def _replay(self, index: int) -> None:
+        self._release_reserve()
+        self._call(self._full)
+        self._engine.rollback()
+        records = self._journal.read(self._engine.oldest_applied)
+        self._engine.replay(record for record in records if record.index <= index)
+        self._engine.commit()
+
+    def _break(self, error: BaseException) -> None:
+        self._broken = True
+        self._call(partial(self._failed, error))
+
+    def _call(self, callback: Callable[[], object]) -> None:
+        self._loop.call_soon_threadsafe(callback)
+
+    # -- on the loop -----------------------------------------------------------------------------
+
+    def _on_committed(self, report: Report) -> None:
+        if self._timer is not None and not self.backlog:
+            self._timer.cancel()
+            self._timer = None
+        self._committed(report)

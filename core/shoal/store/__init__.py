@@ -1,0 +1,1 @@
+"""The use cases of a store, and the ports they need."""

@@ -1,0 +1,199 @@
+"""The one interface of a store, embedded or remote: what users, the HTTP layer and the command line call.
+
+`shoal.open` gives the embedded maker, `shoal.connect` the remote one; both pass the same contract
+tests. Versions: `NO_STREAM` -1, `ANY_VERSION` -2, `STREAM_EXISTS` -4, or an exact one >= 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from shoal.types import (
+    ANY_VERSION,
+    AggregateResult,
+    Appended,
+    AppendedMany,
+    CaughtUp,
+    Condition,
+    Direction,
+    Event,
+    EventFilter,
+    EventsPage,
+    NewEvent,
+    Query,
+    Snapshot,
+    StreamPage,
+    StreamsPage,
+    StreamWrite,
+)
+
+
+class Streams(Protocol):
+    """Appending to and reading from streams."""
+
+    async def append(
+        self, stream_id: str, expected_version: int, events: Sequence[NewEvent]
+    ) -> Appended:
+        """Append all of `events`, atomically and durably; the result is the new version (an int).
+
+        Raises WrongExpectedVersion, EventIdReused, StreamTombstoned, InvalidRequest, TooBusy,
+        DiskFull, Timeout (its `outcome` says whether the events may still appear).
+        """
+
+    async def append_many(
+        self, writes: Sequence[StreamWrite], condition: Condition | None = None
+    ) -> AppendedMany:
+        """Append to several streams atomically, if no event matches `condition`. Raises ConditionFailed too."""
+
+    async def read(
+        self,
+        stream_id: str,
+        start: int | None = None,
+        count: int = 100,
+        direction: Direction = "forward",
+    ) -> list[Event]:
+        """Events from version `start` on (default: the beginning, backward: the head). Raises StreamNotFound."""
+
+    async def read_page(
+        self,
+        stream_id: str,
+        start: int | None = None,
+        count: int = 100,
+        direction: Direction = "forward",
+    ) -> StreamPage:
+        """As `read`, with the stream's head version and where to go on."""
+
+    async def read_event(self, stream_id: str, version: int) -> Event:
+        """One event. Raises StreamNotFound, NotFound."""
+
+    async def read_all(
+        self, after: int | None = None, count: int = 100, direction: Direction = "forward"
+    ) -> list[Event]:
+        """Events of all streams in position order, `after` exclusive."""
+
+    async def read_by_event_types(
+        self, types: Sequence[str], count: int = 100, after: int | None = None
+    ) -> list[Event]:
+        """Events of any of `types`, in position order. An empty list is InvalidRequest."""
+
+    async def read_by_tags(
+        self,
+        tags: Sequence[str],
+        match: Literal["any", "all"] = "any",
+        count: int = 100,
+        after: int | None = None,
+    ) -> list[Event]:
+        """Events with any or all of `tags`, in position order. An empty list is InvalidRequest."""
+
+    async def query(self, query: Query, after: int | None = None, count: int = 100) -> EventsPage:
+        """Events that match `query`, in position order."""
+
+    async def read_events(
+        self,
+        selection: EventFilter,
+        after: int | None = None,
+        count: int = 100,
+        direction: Direction = "forward",
+    ) -> EventsPage:
+        """The general read over all streams, of which the others are cases."""
+
+    def tail(
+        self, selection: EventFilter, after: int | None = None, stream_id: str | None = None
+    ) -> AsyncIterator[Event | CaughtUp]:
+        """Catch-up after position `after` (None: from now on), then live, for ever; no gap, no duplicate.
+
+        With `stream_id` only that stream. Yields `CaughtUp` once. A slow consumer reads from disk.
+        """
+
+    async def find_event(self, event_id: str, stream_id: str | None = None) -> Event:
+        """The event of that id. Raises NotFound, Ambiguous (with `candidates`)."""
+
+    async def get_version(self, stream_id: str) -> int:
+        """The head version, -1 when the stream is missing or deleted."""
+
+    async def exists(self, stream_id: str) -> bool:
+        """Whether the stream has events that can be read."""
+
+    async def list_streams(
+        self,
+        prefix: str = "",
+        pattern: str | None = None,
+        after: str | None = None,
+        count: int = 10_000,
+        *,
+        system: bool = False,
+    ) -> list[str]:
+        """Stream ids, sorted bytewise; `$` streams only with `system` (or a prefix that asks for them)."""
+
+    async def list_page(
+        self,
+        prefix: str = "",
+        pattern: str | None = None,
+        after: str | None = None,
+        count: int = 100,
+        *,
+        system: bool = False,
+    ) -> StreamsPage:
+        """As `list_streams`, with versions and where to go on."""
+
+    async def delete(
+        self, stream_id: str, *, hard: bool = False, expected_version: int = ANY_VERSION
+    ) -> None:
+        """Soft delete (numbering goes on when appended to again), or a tombstone for ever. Fine when missing."""
+
+
+class Snapshots(Protocol):
+    """An aggregate's saved states."""
+
+    async def save(
+        self,
+        stream_id: str,
+        version: int,
+        data: Any,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Save the state at `version`; the same version is replaced."""
+
+    async def load(self, stream_id: str) -> Snapshot:
+        """The one with the highest version. Raises NotFound."""
+
+    async def load_at(self, stream_id: str, version: int) -> Snapshot:
+        """The one of exactly that version. Raises NotFound."""
+
+    async def list(self, stream_id: str) -> list[Snapshot]:
+        """All usable ones, ascending by version."""
+
+    async def delete(self, stream_id: str) -> None:
+        """Delete all; fine when there are none."""
+
+    async def delete_at(self, stream_id: str, version: int) -> None:
+        """Delete one; fine when missing."""
+
+    async def exists(self, stream_id: str) -> bool:
+        """Whether the stream has a usable snapshot."""
+
+    async def exists_at(self, stream_id: str, version: int) -> bool:
+        """Whether it has one of exactly that version."""
+
+
+class Store(Protocol):
+    """One store. Use as `async with`; closing waits for what was acknowledged, and takes no new work."""
+
+    name: str
+    streams: Streams
+    snapshots: Snapshots
+
+    async def aggregate(
+        self,
+        stream_id: str,
+        *,
+        finalize: bool = True,
+        fold: Literal["left", "right"] = "left",
+        at: int | None = None,
+    ) -> AggregateResult:
+        """Fold the stream (up to version `at`) from its latest usable snapshot. Raises StreamNotFound."""
+
+    async def __aenter__(self) -> Store: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...

@@ -1,0 +1,84 @@
+"""What the parts of one store share: how commands are submitted, and how the head is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from shoal.accel.hash import stream_partition
+from shoal.errors import ShuttingDown, Timeout
+from shoal.ids import EventIds
+from shoal.model.commands import Command
+from shoal.store.memory import StoreMemory
+from shoal.store.ports import Queries, Reader
+from shoal.store.sequencer import Sequencer
+from shoal.types import Limits
+
+
+class StoreContext:
+    """One store's means. `writer_partitions` queues hold its waiting appends, hashed by stream id."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        sequencer: Sequencer,
+        reader: Reader,
+        queries: Queries,
+        ids: EventIds,
+        limits: Limits,
+        timeout_ms: int,
+        writer_partitions: int,
+        queue_limit: int,
+    ) -> None:
+        self.name = name
+        self.sequencer = sequencer
+        self.reader = reader
+        self.queries = queries
+        self.ids = ids
+        self.limits = limits
+        self._timeout_ms = timeout_ms
+        self._partitions = writer_partitions
+        self._queue_limit = queue_limit
+        self._closed = False
+        self._moved = asyncio.Event()
+        sequencer.listeners[name] = self._wake
+
+    @property
+    def memory(self) -> StoreMemory:
+        """Heads and tail. Raises ShuttingDown when the store is closed or dropped."""
+        memory = self.sequencer.stores.get(self.name)
+        if memory is None or self._closed:
+            raise ShuttingDown(f"store {self.name!r} is closed")
+        return memory
+
+    def submit(self, command: Command, stream_id: str, size: int) -> asyncio.Future[Any]:
+        """Queue a command in its stream's partition."""
+        if self._closed:
+            raise ShuttingDown(f"store {self.name!r} is closed")
+        lane = stream_partition(self.name, stream_id, self._partitions) if self._partitions > 1 else 0
+        return self.sequencer.submit(
+            command, size, lane=lane, lane_limit=self._queue_limit, timeout_ms=self._timeout_ms
+        )
+
+    def _wake(self) -> None:
+        self._moved.set()
+
+    async def wait_beyond(self, position: int) -> None:
+        """Wait until the head is past `position`. Raises ShuttingDown when the store closes."""
+        while self.memory.state.position <= position:
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def wait_for(self, position: int, timeout_ms: int) -> None:
+        """Wait until the head is at `position` or past it. Raises Timeout."""
+        try:
+            async with asyncio.timeout(timeout_ms / 1_000):
+                await self.wait_beyond(position - 1)
+        except TimeoutError as error:
+            raise Timeout(f"position {position} was not reached in {timeout_ms} ms") from error
+
+    def close(self) -> None:
+        """End waits and refuse new work."""
+        self._closed = True
+        self._moved.set()

@@ -1,0 +1,182 @@
+"""What a store holds in memory: heads of streams, and the tail of events not committed to SQLite yet.
+
+The tail is what makes lazy commits invisible: a read takes positions up to `base` from SQLite and the
+rest from here, whatever the writer thread has got to. Nothing is taken from the tail while an entry is
+undecided, because its read set may have been fetched from an older snapshot of the file.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+
+from shoal.model.machine import Change, Head, Row, RowsAppended, StoredId, StoreState, StreamDeleted, decode_tags, digest_of_row
+from shoal.model.query import compile_filter
+from shoal.types import EventFilter, Query
+
+HEADS_CACHED = 10_000
+
+
+class _StreamTail:
+    """One stream's rows in the tail, and their ids once somebody asked for one."""
+
+    __slots__ = ("ids", "rows")
+
+    def __init__(self) -> None:
+        self.rows: deque[Row] = deque()
+        self.ids: dict[bytes | str, Row] | None = None
+
+
+class StoreMemory:
+    """Memory of one store. `base` is the last position that SQLite answers for."""
+
+    def __init__(self, state: StoreState) -> None:
+        self.state = state
+        self.base = state.position
+        self.bytes = 0
+        self._rows: deque[Row] = deque()
+        self._streams: dict[str, _StreamTail] = {}
+        self._heads: dict[str, Head | None] = {}
+        self._deletes: deque[tuple[int, str]] = deque()
+        self._deleted: dict[str, int] = {}
+
+    # -- heads -----------------------------------------------------------------------------------
+
+    def knows(self, stream_id: str) -> bool:
+        """Whether the stream's head is known without asking SQLite."""
+        return stream_id in self._heads
+
+    def head(self, stream_id: str) -> Head | None:
+        """The head of a stream that is known. Raises KeyError otherwise."""
+        return self._heads[stream_id]
+
+    def learn(self, stream_id: str, head: Head | None) -> None:
+        """Keep a head fetched from SQLite. Only the sequencer may: its fetches cannot be overtaken."""
+        self._heads.setdefault(stream_id, head)
+
+    def trim(self) -> None:
+        """Forget heads that SQLite can give again. Only while no entry is under way."""
+        if len(self._heads) > HEADS_CACHED:
+            self._heads = {
+                name: known
+                for name, known in self._heads.items()
+                if name in self._streams or name in self._deleted
+            }
+
+    # -- the tail --------------------------------------------------------------------------------
+
+    def apply(self, index: int, change: Change) -> None:
+        """Take in an accepted change of entry `index`."""
+        if isinstance(change, RowsAppended):
+            self._append(change)
+        elif isinstance(change, StreamDeleted):
+            self._heads[change.stream_id] = change.head
+            self._deletes.append((index, change.stream_id))
+            self._deleted[change.stream_id] = self._deleted.get(change.stream_id, 0) + 1
+
+    def _append(self, change: RowsAppended) -> None:
+        self._heads.update(change.heads)
+        self._rows.extend(change.rows)
+        streams = self._streams
+        for row in change.rows:
+            self.bytes += len(row[6])
+            tail = streams.get(row[0])
+            if tail is None:
+                tail = streams[row[0]] = _StreamTail()
+            tail.rows.append(row)
+            if tail.ids is not None:
+                tail.ids[row[3]] = row
+
+    def forget(self, index: int, position: int) -> None:
+        """Leave to SQLite what it has committed: entries up to `index`, positions up to `position`."""
+        rows = self._rows
+        while rows and rows[0][2] <= position:
+            row = rows.popleft()
+            self.bytes -= len(row[6])
+            tail = self._streams[row[0]]
+            tail.rows.popleft()
+            if not tail.rows:
+                del self._streams[row[0]]
+            elif tail.ids is not None:
+                tail.ids.pop(row[3], None)
+        while self._deletes and self._deletes[0][0] <= index:
+            _, stream_id = self._deletes.popleft()
+            self._deleted[stream_id] -= 1
+            if not self._deleted[stream_id]:
+                del self._deleted[stream_id]
+        self.base = max(self.base, position)
+
+    def stored_id(self, stream_id: str, event_id: bytes | str) -> StoredId | None:
+        """The event of that id among the stream's rows in the tail."""
+        tail = self._streams.get(stream_id)
+        if tail is None:
+            return None
+        if tail.ids is None:
+            tail.ids = {row[3]: row for row in tail.rows}
+        row = tail.ids.get(event_id)
+        return None if row is None else StoredId(row[1], row[2], digest_of_row(row))
+
+    def hides(self, row: Row) -> bool:
+        """Whether a delete that SQLite has not committed hides the row."""
+        if row[0] not in self._deleted:
+            return False
+        head = self._heads[row[0]]
+        return head is not None and (head.tombstoned or row[1] < head.visible_from)
+
+    @property
+    def has_deletes(self) -> bool:
+        """Whether any delete is not committed yet."""
+        return bool(self._deleted)
+
+    def first_version(self, stream_id: str) -> int | None:
+        """Version of the stream's first row in the tail, None when it has none."""
+        tail = self._streams.get(stream_id)
+        return None if tail is None else tail.rows[0][1]
+
+    def stream_rows(self, stream_id: str, low: int, high: int, count: int, *, backward: bool) -> list[Row]:
+        """The stream's rows in the tail with versions `low` to `high`, at most `count`."""
+        tail = self._streams.get(stream_id)
+        if tail is None:
+            return []
+        first = tail.rows[0][1]
+        start, stop = max(0, low - first), min(len(tail.rows), high - first + 1)
+        if stop <= start:
+            return []
+        if backward:
+            skipped = len(tail.rows) - stop
+            return list(islice(reversed(tail.rows), skipped, skipped + min(count, stop - start)))
+        return list(islice(tail.rows, start, min(stop, start + count)))
+
+    def rows(self, low: int, high: int, *, backward: bool) -> Iterator[Row]:
+        """Rows in the tail with positions `low` to `high`; consume before anything else runs."""
+        if not self._rows:
+            return iter(())
+        first = self._rows[0][2]
+        start, stop = max(0, low - first), min(len(self._rows), high - first + 1)
+        if stop <= start:
+            return iter(())
+        if backward:
+            skipped = len(self._rows) - stop
+            return islice(reversed(self._rows), skipped, skipped + stop - start)
+        return islice(self._rows, start, stop)
+
+    def matching(
+        self, selection: EventFilter, low: int, high: int, count: int, *, backward: bool
+    ) -> list[Row]:
+        """Readable rows in the tail that the selection matches, at most `count`."""
+        matches = compile_filter(selection)
+        found: list[Row] = []
+        for row in self.rows(low, high, backward=backward):
+            tags = () if row[10] is None else decode_tags(row[10])
+            if matches(row[0], row[4], tags) and not self.hides(row):
+                found.append(row)
+                if len(found) == count:
+                    break
+        return found
+
+    def first_match(self, query: Query, after: int) -> int | None:
+        """Lowest position in the tail after `after` that the query matches."""
+        selection = EventFilter(query=query, system=True)
+        found = self.matching(selection, after + 1, self.state.position, 1, backward=False)
+        return found[0][2] if found else None

@@ -1,0 +1,141 @@
+"""What the use cases need from the rest: consensus, the database, readers. Adapters live in cluster and storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from shoal.model.commands import CreateStore, DropStore
+from shoal.model.machine import Change, Head, Row, StoredId, StoreState
+from shoal.types import Direction, EventFilter, Query, Snapshot, StreamInfo
+
+T = TypeVar("T")
+
+
+class Proposed(msgspec.Struct, frozen=True):
+    """A proposal's place in the log once it is committed and durable here."""
+
+    index: int
+    term: int
+
+
+class Consensus(Protocol):
+    """The replicated log, as seen by whoever proposes."""
+
+    def propose(
+        self, payload: bytes, done: Callable[[Proposed | BaseException], None], *, use_reserve: bool = False
+    ) -> None:
+        """Propose one entry; `done` is called on the loop when it is committed and durable in this journal.
+
+        A DiskFull passed to `done` means that nothing was written; anything else that the outcome is unknown.
+        """
+
+
+class StoreChanges(msgspec.Struct, frozen=True):
+    """What an entry changes in one store, and the store's state after it."""
+
+    store: str
+    changes: list[Change]
+    state: StoreState
+
+
+class ApplyEntry(msgspec.Struct, frozen=True):
+    """A decided entry, for the database."""
+
+    index: int
+    term: int
+    stores: list[StoreChanges]
+    catalog: list[CreateStore | DropStore]
+
+
+class Applier(Protocol):
+    """The writer thread's queue."""
+
+    def apply(self, entry: ApplyEntry) -> None:
+        """Put a decided entry's changes into the open transaction, after all entries before it."""
+
+    @property
+    def backlog(self) -> int:
+        """Rows handed over and not in the transaction yet."""
+
+
+class Need(msgspec.Struct):
+    """The read set one entry needs of one store: unknown heads, ids to look up, conditions to check."""
+
+    store: str
+    base: int
+    heads: set[str] = msgspec.field(default_factory=set)
+    ids: dict[str, list[bytes | str]] = msgspec.field(default_factory=dict)
+    conditions: list[tuple[Query, int]] = msgspec.field(default_factory=list)
+    on_writer: bool = False
+
+    def __bool__(self) -> bool:
+        """Whether anything must be fetched."""
+        return bool(self.heads or self.ids or self.conditions)
+
+
+class ReadSet(msgspec.Struct):
+    """The answer: what SQLite holds of it."""
+
+    heads: dict[str, Head | None] = msgspec.field(default_factory=dict)
+    ids: dict[tuple[str, bytes | str], StoredId] = msgspec.field(default_factory=dict)
+    conditions: dict[tuple[Query, int], int | None] = msgspec.field(default_factory=dict)
+
+
+class Fetcher(Protocol):
+    """Fetches read sets while the entry is being made durable."""
+
+    def fetch(self, needs: Sequence[Need], done: Callable[[dict[str, ReadSet] | BaseException], None]) -> None:
+        """Fetch for several stores; `done` is called on the loop."""
+
+
+class Bounds(NamedTuple):
+    """Positions to read, both inclusive, in which order, and how much of them."""
+
+    low: int
+    high: int
+    direction: Direction
+    count: int
+    max_bytes: int
+
+
+class Queries(Protocol):
+    """Reads of a store's database; each takes a connection first. Rows are in the order of `Event`'s fields."""
+
+    def head(self, connection: Any, stream_id: str) -> Head | None:
+        """A stream's head."""
+
+    def stream_rows(self, connection: Any, stream_id: str, low: int, high: int, bounds: Bounds) -> list[Row]:
+        """Events of a stream with versions `low` to `high`; `bounds` gives order, count and bytes."""
+
+    def version_after(self, connection: Any, stream_id: str, position: int) -> int | None:
+        """Version of the stream's first event past a position."""
+
+    def event_rows(self, connection: Any, selection: EventFilter, bounds: Bounds) -> tuple[list[Row], bool]:
+        """Readable events that match, and whether all positions in bounds were looked at."""
+
+    def scanned_through(self, selection: EventFilter, bounds: Bounds, rows: Sequence[Row]) -> int:
+        """The last position that an incomplete page looked at."""
+
+    def events_of_id(self, connection: Any, event_id: bytes | str, stream_id: str | None) -> list[Row]:
+        """Readable events of an id."""
+
+    def streams(
+        self, connection: Any, prefix: str, pattern: str | None, after: str | None, count: int, system: bool
+    ) -> list[StreamInfo]:
+        """Readable streams sorted by id."""
+
+    def snapshots(self, connection: Any, stream_id: str, version: int | None, latest: bool) -> list[Snapshot]:
+        """Usable snapshots, ascending: all, that of a version, or the latest (up to a version)."""
+
+
+class Reader(Protocol):
+    """Runs a query of one store on a connection of its own, off the loop."""
+
+    async def run(self, query: Callable[..., T], *arguments: Any) -> T:
+        """On a reading connection: what is committed to SQLite. Raises Timeout."""
+
+    async def run_on_writer(self, query: Callable[..., T], *arguments: Any) -> T:
+        """On the writer's connection, after everything decided before: sees what is not committed."""

@@ -1,0 +1,427 @@
+"""The sequencer: all appends of one loop turn become one entry; decided in order once it is durable.
+
+One entry is under way at a time; while its sync runs the next one gathers. That is group commit, and it
+is also what keeps the read set simple: when an entry is proposed, all before it are decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from shoal.clock import Clock
+from shoal.errors import DiskFull, NotFound, ShoalError, ShuttingDown, Timeout, TooBusy
+from shoal.model.commands import Append, Command, CreateStore, DeleteStream, DropStore, Proposal, SaveSnapshot, encode
+from shoal.model.event_time import EventTime
+from shoal.model.machine import Change, Head, StoreCommand, StoredId, StoreState, decide
+from shoal.store.memory import StoreMemory
+from shoal.store.ports import ApplyEntry, Applier, Consensus, Fetcher, Need, Proposed, ReadSet, StoreChanges
+from shoal.types import Query
+
+ENTRY_COMMANDS = 4_096
+ENTRY_BYTES = 8 * 1024 * 1024
+BACKLOG_HIGH = 40_000
+SWEEP_MS = 50
+
+
+class Pending(msgspec.Struct, gc=False, eq=False):
+    """A command waiting for its decision; `deadline_ms` is monotonic."""
+
+    command: Command
+    size: int
+    deadline_ms: int
+    future: asyncio.Future[Any]
+
+
+class Counters(msgspec.Struct):
+    """Plain counts since the start."""
+
+    entries: int = 0
+    commands: int = 0
+    events: int = 0
+    event_bytes: int = 0
+    conflicts: int = 0
+    refused: int = 0
+
+
+class _View:
+    """A store as of the entry before: memory first, then what was fetched."""
+
+    __slots__ = ("_fetched", "_memory")
+
+    def __init__(self, memory: StoreMemory, fetched: ReadSet) -> None:
+        self._memory = memory
+        self._fetched = fetched
+
+    def head(self, stream_id: str) -> Head | None:
+        if self._memory.knows(stream_id):
+            return self._memory.head(stream_id)
+        head = self._fetched.heads[stream_id]
+        self._memory.learn(stream_id, head)
+        return head
+
+    def stored_id(self, stream_id: str, event_id: bytes | str) -> StoredId | None:
+        return self._memory.stored_id(stream_id, event_id) or self._fetched.ids.get((stream_id, event_id))
+
+    def first_match(self, query: Query, after: int) -> int | None:
+        hit = self._fetched.conditions.get((query, after))
+        return hit if hit is not None else self._memory.first_match(query, after)
+
+
+class Sequencer:
+    """Takes commands on the loop, answers them in the order of the log."""
+
+    def __init__(
+        self,
+        *,
+        consensus: Consensus,
+        applier: Applier,
+        fetcher: Fetcher,
+        clock: Clock,
+        event_time: EventTime,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._consensus = consensus
+        self._applier = applier
+        self._fetcher = fetcher
+        self._clock = clock
+        self._event_time = event_time
+        self._failed = failed
+        self._loop = asyncio.get_running_loop()
+        self._lanes: dict[tuple[str, int], deque[Pending]] = {}
+        self._turn_set = False
+        self._in_flight: list[Pending] = []
+        self._proposal: Proposal | None = None
+        self._proposed: Proposed | BaseException | None = None
+        self._fetched: dict[str, ReadSet] | BaseException | None = None
+        self._committed: tuple[int, dict[str, int]] | None = None
+        self._sweeping = False
+        self._closing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stalled = False
+        self.stores: dict[str, StoreMemory] = {}
+        self.listeners: dict[str, Callable[[], None]] = {}
+        self.counters = Counters()
+        self.applied_index = 0
+        self.disk_full: DiskFull | None = None
+        """While set, appends are refused with it."""
+
+    # -- taking commands -------------------------------------------------------------------------
+
+    def submit(
+        self, command: Command, size: int, *, lane: int = 0, lane_limit: int = 1_000_000, timeout_ms: int = 5_000
+    ) -> asyncio.Future[Any]:
+        """Queue a command; the future is its answer. Raises TooBusy, ShuttingDown, NotFound."""
+        if self._closing:
+            raise ShuttingDown("the store is closing")
+        store = command.store
+        if store not in self.stores and not isinstance(command, CreateStore | DropStore):
+            raise NotFound(f"store {store!r} does not exist", store=store)
+        if self.disk_full is not None and isinstance(command, Append | SaveSnapshot | CreateStore):
+            self.counters.refused += 1
+            raise DiskFull(self.disk_full.detail)
+        queue = self._lanes.get((store, lane))
+        if queue is None:
+            queue = self._lanes[store, lane] = deque()
+        if len(queue) >= lane_limit:
+            self.counters.refused += 1
+            raise TooBusy(
+                f"{len(queue)} appends wait in this writer partition; try again later", retry_after_ms=1_000
+            )
+        future: asyncio.Future[Any] = self._loop.create_future()
+        queue.append(Pending(command, size, self._clock.monotonic_ms() + timeout_ms, future))
+        self._wake()
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP_MS / 1_000, self._sweep)
+        return future
+
+    @property
+    def waiting(self) -> int:
+        """Commands queued and not yet part of an entry."""
+        return sum(map(len, self._lanes.values()))
+
+    def _wake(self) -> None:
+        if not self._turn_set and self._proposal is None:
+            self._turn_set = True
+            self._loop.call_soon(self._turn)
+
+    def resume(self) -> None:
+        """The writer thread has caught up."""
+        if self._stalled:
+            self._stalled = False
+            self._wake()
+
+    def _sweep(self) -> None:
+        """Answer what has waited too long: queued commands were not applied, proposed ones may be."""
+        now = self._clock.monotonic_ms()
+        for pending in self._in_flight:
+            if pending.deadline_ms <= now and not pending.future.done():
+                pending.future.set_exception(Timeout("the disk did not answer in time", outcome="unknown"))
+        for queue in self._lanes.values():
+            while queue and queue[0].deadline_ms <= now:
+                pending = queue.popleft()
+                if not pending.future.done():
+                    pending.future.set_exception(Timeout("the store was too busy to take the command in time"))
+        self._sweeping = bool(self._in_flight) or self.waiting > 0
+        if self._sweeping:
+            self._loop.call_later(SWEEP_MS / 1_000, self._sweep)
+
+    # -- one turn --------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._turn_set = False
+        if self._proposal is not None:
+            return
+        if self._applier.backlog > BACKLOG_HIGH:
+            self._stalled = True
+            return
+        batch = self._gather()
+        if not batch:
+            self._idle.set()
+            return
+        self._idle.clear()
+        self._propose(batch, use_reserve=False)
+
+    def _gather(self) -> list[Pending]:
+        """Commands for the next entry: from every lane in turn, so that a busy one starves no other."""
+        batch: list[Pending] = []
+        size = 0
+        lanes = [queue for queue in self._lanes.values() if queue]
+        while lanes and len(batch) < ENTRY_COMMANDS and size < ENTRY_BYTES:
+            share = max(1, (ENTRY_COMMANDS - len(batch)) // len(lanes))
+            for queue in lanes:
+                for _ in range(min(share, len(queue))):
+                    pending = queue.popleft()
+                    if pending.future.done():
+                        continue
+                    batch.append(pending)
+                    size += pending.size
+                    if size >= ENTRY_BYTES:
+                        break
+                if size >= ENTRY_BYTES:
+                    break
+            lanes = [queue for queue in lanes if queue]
+        return batch
+
+    def _propose(self, batch: list[Pending], *, use_reserve: bool) -> None:
+        reading = self._clock.wall()
+        last = max((memory.state.epoch_us for memory in self.stores.values()), default=0)
+        clock_us = self._event_time.stamp(reading, self._clock.monotonic_ms(), last)
+        proposal = Proposal(clock_us, reading.epoch_us, [pending.command for pending in batch])
+        self._in_flight = batch
+        self._proposal = proposal
+        self._proposed = None
+        needs = self._needs(batch)
+        self._fetched = None if needs else {}
+        self._consensus.propose(encode(proposal), self._on_proposed, use_reserve=use_reserve)
+        if needs:
+            self._fetcher.fetch(needs, self._on_fetched)
+
+    def _needs(self, batch: list[Pending]) -> list[Need]:
+        needs: dict[str, Need] = {}
+        for pending in batch:
+            command = pending.command
+            memory = self.stores.get(command.store)
+            if memory is None:
+                continue
+            need = needs.get(command.store)
+            if need is None:
+                need = needs[command.store] = Need(command.store, memory.base)
+            if isinstance(command, Append):
+                _need_of_append(need, memory, command)
+            elif isinstance(command, DeleteStream | SaveSnapshot) and not memory.knows(command.stream_id):
+                need.heads.add(command.stream_id)
+        return [need for need in needs.values() if need]
+
+    def _on_proposed(self, outcome: Proposed | BaseException) -> None:
+        self._proposed = outcome
+        self._decide_when_ready()
+
+    def _on_fetched(self, outcome: dict[str, ReadSet] | BaseException) -> None:
+        self._fetched = outcome
+        self._decide_when_ready()
+
+    def _decide_when_ready(self) -> None:
+        proposed, fetched = self._proposed, self._fetched
+        if proposed is None or fetched is None:
+            return
+        batch = self._in_flight
+        if isinstance(proposed, DiskFull):
+            self._in_flight, self._proposal = [], None
+            self._disk_full(batch, proposed)
+            return
+        broken = next((x for x in (proposed, fetched) if isinstance(x, BaseException)), None)
+        if broken is not None or isinstance(proposed, BaseException) or isinstance(fetched, BaseException):
+            self._break(broken or RuntimeError("unreachable"))
+            return
+        try:
+            self._decide(proposed, fetched, batch)
+        except Exception as error:  # a defect: what it left half done must not be built upon
+            self._break(error)
+            raise
+        self._in_flight, self._proposal = [], None
+        self._forget_committed()
+        self._turn()
+
+    def _break(self, error: BaseException) -> None:
+        """The log or the database failed: nothing more can be promised, the node ends."""
+        self._closing = True
+        for pending in self._in_flight:
+            _fail(pending, Timeout(f"the storage failed: {error}", outcome="unknown"))
+        for queue in self._lanes.values():
+            for pending in queue:
+                _fail(pending, ShuttingDown(f"the storage failed: {error}"))
+            queue.clear()
+        self._failed(error)
+
+    def _disk_full(self, batch: list[Pending], error: DiskFull) -> None:
+        """Appends are refused; what frees space may use the reserve, once."""
+        again: list[Pending] = []
+        for pending in batch:
+            if isinstance(pending.command, Append | SaveSnapshot | CreateStore) or pending.size < 0:
+                _fail(pending, DiskFull(error.detail))
+                self.counters.refused += 1
+            else:
+                pending.size = -1
+                again.append(pending)
+        if again:
+            self._propose(again, use_reserve=True)
+        else:
+            self._turn()
+
+    # -- deciding --------------------------------------------------------------------------------
+
+    def _decide(self, proposed: Proposed, fetched: dict[str, ReadSet], batch: list[Pending]) -> None:
+        proposal = self._proposal
+        if proposal is None:
+            raise RuntimeError("no entry is under way")
+        index = proposed.index
+        changes: dict[str, list[Change]] = {}
+        catalog: list[CreateStore | DropStore] = []
+        views: dict[str, _View] = {}
+        answers: list[tuple[asyncio.Future[Any], Any]] = []
+        for pending in batch:
+            command, future = pending.command, pending.future
+            store = command.store
+            if isinstance(command, CreateStore | DropStore):
+                self._decide_catalog(command)
+                catalog.append(command)
+                answers.append((future, index))
+                continue
+            memory = self.stores.get(store)
+            if memory is None:
+                answers.append((future, NotFound(f"store {store!r} does not exist", store=store)))
+                continue
+            view = views.get(store)
+            if view is None:
+                view = views[store] = _View(memory, fetched.get(store) or ReadSet())
+            answers.append((future, self._decide_one(memory, view, command, proposal, index, changes)))
+        self.applied_index = index
+        self.counters.entries += 1
+        self.counters.commands += len(batch)
+        stores = [
+            StoreChanges(name, found, _copy(self.stores[name].state))
+            for name, found in changes.items()
+            if name in self.stores
+        ]
+        self._applier.apply(ApplyEntry(index, proposed.term, stores, catalog))
+        for future, answer in answers:
+            if future.done():
+                continue
+            if isinstance(answer, ShoalError):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+        for name in changes:
+            self.listeners[name]()
+        for memory in self.stores.values():
+            memory.trim()
+
+    def _decide_one(
+        self,
+        memory: StoreMemory,
+        view: _View,
+        command: StoreCommand,
+        proposal: Proposal,
+        index: int,
+        changes: dict[str, list[Change]],
+    ) -> Any:
+        try:
+            decision = decide(memory.state, view, command, proposal.clock_us, proposal.reading_us)
+        except ShoalError as error:
+            self.counters.conflicts += 1
+            return error
+        if decision.change is not None:
+            memory.apply(index, decision.change)
+            changes.setdefault(command.store, []).append(decision.change)
+            rows = getattr(decision.change, "rows", ())
+            self.counters.events += len(rows)
+            self.counters.event_bytes += sum(len(row[6]) for row in rows)
+        return decision.result
+
+    def _decide_catalog(self, command: CreateStore | DropStore) -> None:
+        if isinstance(command, DropStore):
+            self.stores.pop(command.store, None)
+        elif command.store not in self.stores:
+            self.stores[command.store] = StoreMemory(StoreState())
+            self.listeners.setdefault(command.store, _nobody)
+
+    # -- what the database has ---------------------------------------------------------------------
+
+    def committed(self, index: int, positions: dict[str, int]) -> None:
+        """SQLite has committed entries up to `index`: the tail may go, once nothing is undecided."""
+        self._committed = (index, positions)
+        if self._proposal is None:
+            self._forget_committed()
+
+    def _forget_committed(self) -> None:
+        if self._committed is None:
+            return
+        index, positions = self._committed
+        self._committed = None
+        for name, position in positions.items():
+            memory = self.stores.get(name)
+            if memory is not None:
+                memory.forget(index, position)
+
+    async def close(self) -> None:
+        """Take nothing new, and wait until everything taken is answered."""
+        self._closing = True
+        while self.waiting or self._proposal is not None:
+            self._idle.clear()
+            self._wake()
+            await self._idle.wait()
+
+
+def _need_of_append(need: Need, memory: StoreMemory, command: Append) -> None:
+    for write in command.writes:
+        stream_id = write.stream_id
+        known = memory.knows(stream_id)
+        if not known:
+            need.heads.add(stream_id)
+        if not known or memory.head(stream_id) is not None:
+            own = [event.event_id for event in write.events if event.own_id]
+            if own:
+                need.ids.setdefault(stream_id, []).extend(own)
+    if command.condition is not None:
+        need.conditions.append((command.condition.query, command.condition.after))
+        need.on_writer = need.on_writer or memory.has_deletes
+
+
+def _copy(state: StoreState) -> StoreState:
+    return StoreState(state.position, state.epoch_us)
+
+
+def _fail(pending: Pending, error: ShoalError) -> None:
+    if not pending.future.done():
+        pending.future.set_exception(error)
+
+
+def _nobody() -> None:
+    """Nobody listens to a store that was just created."""

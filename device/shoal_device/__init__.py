@@ -1,0 +1,1 @@
+"""What runs beside the store on a Linux board: the agent that reads the machine."""

@@ -1,0 +1,202 @@
+"""`shoal up`: a board on this machine, watched until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import click
+
+from shoal.errors import ConfigError, ShoalError
+from shoal.types import CaughtUp, EventFilter
+from shoal_host.children import Child
+from shoal_host.exits import ERROR, USAGE, one_line
+from shoal_host.local_board import STOP_S, Died, LocalNode, start_agent, start_node
+from shoal_host.options import DEFAULT_URL, data_dir_option, json_option
+from shoal_host.output import note, print_json
+from shoal_host.reading_line import reading_line
+
+_MEASURED: Final = "board_measured"
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  shoal up
+  shoal up --agent --data-dir ./shoal-data
+  shoal up --listen 127.0.0.1:4600 --json
+"""
+)
+@click.option("--nodes", type=click.IntRange(1, 99), default=1, show_default=True, help="Boards to start.")
+@data_dir_option
+@click.option(
+    "--listen",
+    default="127.0.0.1:4589",
+    envvar="SHOAL_LISTEN",
+    show_envvar=True,
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where the board answers HTTP.",
+)
+@click.option("--agent", is_flag=True, help="Append this machine's readings once a second, and show them.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 86_400),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between the agent's readings.",
+)
+@click.option("--logs", is_flag=True, help="Show what shoald logs.")
+@json_option
+def up(
+    *, nodes: int, data_dir: Path, listen: str, agent: bool, interval: float, logs: bool, as_json: bool
+) -> None:
+    """Start a board on this machine and keep it until Ctrl-C.
+
+    With --json the first line, once it is ready, is {"nodes": [{"id", "url", "pid", "data_dir"}]}.
+    The data stays in --data-dir: the same command brings the board back.
+    """
+    if nodes > 1:
+        raise ConfigError(
+            "--nodes", "several boards come with the cluster release; this one runs a single board"
+        )
+    heard = _log if logs else _ignore
+    board = _Board(data_dir.absolute(), listen, heard, interval if agent else None, as_json=as_json)
+    try:
+        asyncio.run(board.run())
+    except Died as error:
+        note(f"shoal: {error}")
+        sys.exit(USAGE if error.exit_code == USAGE else ERROR)
+
+
+class _Board:
+    """The board with its agent, from start to stop."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        listen: str,
+        heard: Callable[[str], None],
+        interval_s: float | None,
+        *,
+        as_json: bool,
+    ) -> None:
+        self._data_dir = data_dir
+        self._listen = listen
+        self._heard = heard
+        self._interval_s = interval_s
+        self._as_json = as_json
+        self._children: list[Child] = []
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Run until a signal. Raises Died when the board ends by itself."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._signalled)
+        starting = asyncio.create_task(start_node(self._data_dir, self._listen, self._heard))
+        if not await self._unless_stopped(starting):
+            return
+        node = starting.result()
+        self._children.append(node.child)
+        try:
+            await self._watch(node)
+        finally:
+            await self._stop_all()
+
+    def _signalled(self) -> None:
+        if self._stop.is_set():  # the second Ctrl-C: no more waiting
+            for child in self._children:
+                child.kill()
+        self._stop.set()
+
+    async def _watch(self, node: LocalNode) -> None:
+        if self._interval_s is not None:
+            agent = await start_agent(node, self._interval_s, self._heard)
+            self._children.append(agent)
+        self._announce(node)
+        tasks = [asyncio.create_task(self._watch_agent(child)) for child in self._children[1:]]
+        if self._interval_s is not None and not self._as_json:
+            tasks.append(asyncio.create_task(_show_readings(node)))
+        ended = asyncio.create_task(node.child.ended())
+        try:
+            if await self._unless_stopped(ended):
+                raise Died(node.child, ended.result())
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch_agent(self, agent: Child) -> None:
+        code = await agent.ended()
+        if not self._stop.is_set():
+            note(f"shoal: {Died(agent, code)}\nthe board goes on without it")
+
+    async def _unless_stopped(self, task: asyncio.Task[LocalNode] | asyncio.Task[int]) -> bool:
+        """Wait for `task` or for a signal; false, with the task cancelled, if the signal came first."""
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if task.done() and not self._stop.is_set():
+            return True
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        return False
+
+    async def _stop_all(self) -> None:
+        """The agent first, so that it can still hand in what it read."""
+        self._stop.set()
+        for child in reversed(self._children):
+            await child.stop(STOP_S)
+
+    def _announce(self, node: LocalNode) -> None:
+        if self._as_json:
+            print_json({"nodes": [node.fields()]})
+            sys.stdout.flush()
+            return
+        click.echo(f"The board {one_line(node.node_id)} answers at {node.url}")
+        click.echo(f"Its data is in {node.data_dir}")
+        stream = f" board-{node.node_id}" if self._interval_s is not None else ""
+        url = "" if node.url == DEFAULT_URL else f" --url {node.url}"
+        click.echo(f"Follow it from another terminal: {_own_name()} tail{stream}{url}")
+        click.echo("Ctrl-C stops it; the data stays.\n")
+
+
+async def _show_readings(node: LocalNode) -> None:
+    """A line per reading; an error is shown once and ends the showing, not the board."""
+    import shoal
+
+    try:
+        token, name = os.environ.get("SHOAL_TOKEN"), os.environ.get("SHOAL_STORE") or "main"
+        async with shoal.connect(node.url, store=name, token=token) as store:
+            tail = store.streams.tail(EventFilter(), None, f"board-{node.node_id}")
+            async for item in tail:
+                if not isinstance(item, CaughtUp) and item.event_type == _MEASURED:
+                    click.echo(one_line(reading_line(item)))
+                    sys.stdout.flush()
+    except ShoalError as error:
+        note(f"shoal: readings cannot be shown: {one_line(str(error))}")
+
+
+def _own_name() -> str:
+    """How this program was called, shortened where it can be."""
+    called = Path(sys.argv[0])
+    with suppress(ValueError):
+        return str(called.absolute().relative_to(Path.cwd()))
+    return "shoal"
+
+
+def _log(line: str) -> None:
+    note(one_line(line))
+
+
+def _ignore(line: str) -> None:
+    """Keep quiet: what matters is shown when a process ends."""

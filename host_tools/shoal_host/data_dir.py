@@ -1,0 +1,51 @@
+"""Where the files of a board are, for commands that look at them on this machine."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from pathlib import Path
+
+from shoal.errors import NotFound
+
+
+def database_file(data_dir: Path, store: str) -> Path:
+    """The SQLite file of `store`. Raises NotFound, naming the stores that are there."""
+    files = _database_files(data_dir)
+    if store not in files:
+        there = f"it has {', '.join(sorted(files))}" if files else "no board has been started on it"
+        raise NotFound(
+            f"{data_dir} has no database of a store {store!r}: {there}; name another with --data-dir"
+        )
+    return files[store]
+
+
+def _database_files(data_dir: Path) -> dict[str, Path]:
+    """The newest file of each store, in the generation that is in use."""
+    root = data_dir / "db"
+    try:
+        directory = root / (root / "CURRENT").read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    found: dict[str, tuple[int, Path]] = {}
+    for path in directory.glob("*.db"):
+        if named := re.fullmatch(r"(.+)-(\d+)\.db", path.name):
+            store, created = named[1], int(named[2])
+            found[store] = max(found.get(store, (0, path)), (created, path))
+    return {store: path for store, (_, path) in found.items()}
+
+
+def in_use(data_dir: Path) -> bool:
+    """Whether a `shoald` runs on this directory."""
+    try:
+        descriptor = os.open(data_dir / "LOCK", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -1,0 +1,80 @@
+"""How `shoal` ends: one exit code per kind of error, one line on stderr that says what to do."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+import msgspec
+
+from shoal import errors
+
+ERROR: Final = 1
+USAGE: Final = 2
+CONFLICT: Final = 3
+NOT_FOUND: Final = 4
+UNAVAILABLE: Final = 5
+DENIED: Final = 6
+DAMAGED: Final = 7
+INTERRUPTED: Final = 130
+
+CODES_HELP: Final = (
+    "Exit codes: 0 done, 1 error, 2 usage or configuration, 3 conflict, 4 not found, 5 no board answered "
+    "or it cannot do it now, 6 token missing or not enough, 7 damaged data, 130 Ctrl-C."
+)
+
+# The first that fits; a kind stands before the kind it belongs to.
+_EXIT_CODES: Final[tuple[tuple[type[errors.ShoalError], int], ...]] = (
+    (errors.InvalidRequest, USAGE),
+    (errors.ConfigError, USAGE),
+    (errors.WrongExpectedVersion, CONFLICT),
+    (errors.ConditionFailed, CONFLICT),
+    (errors.EventIdReused, CONFLICT),
+    (errors.AlreadyExists, CONFLICT),
+    (errors.Ambiguous, CONFLICT),
+    (errors.StreamNotFound, NOT_FOUND),
+    (errors.StreamTombstoned, NOT_FOUND),
+    (errors.NotFound, NOT_FOUND),
+    (errors.Unauthorized, DENIED),
+    (errors.Forbidden, DENIED),
+    (errors.Unavailable, UNAVAILABLE),
+    (errors.DataDirLocked, UNAVAILABLE),
+    (errors.StorageError, DAMAGED),
+)
+
+_ADVICE: Final[tuple[tuple[type[errors.ShoalError], str], ...]] = (
+    (errors.Unreachable, "start a board with `shoal up`, or name one with --url"),
+    (errors.TooBusy, "try again in a moment"),
+    (errors.DiskFull, "make room on the board's disk; reading still works"),
+    (errors.Unauthorized, "give a token with --token or SHOAL_TOKEN; `shoal tokens create` makes one"),
+    (errors.Forbidden, "use a token with a higher role, or one for this stream"),
+    (errors.StreamNotFound, "`shoal streams` lists those there are"),
+    (errors.WrongExpectedVersion, "read the stream, decide again, append with the version it has"),
+    (errors.DataDirLocked, "stop the shoald that uses it, or name another --data-dir"),
+)
+
+
+def exit_code(error: errors.ShoalError) -> int:
+    """The exit code for `error`."""
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), ERROR)
+
+
+def advice(error: errors.ShoalError) -> str:
+    """What to do about `error`; empty where its own sentence says it."""
+    return next((text for kind, text in _ADVICE if isinstance(error, kind)), "")
+
+
+def refuse(error: errors.ShoalError, *, as_json: bool) -> int:
+    """Show `error` on stderr: one line for people, one document for programs. The result is the exit code."""
+    if as_json:
+        fields = {"code": error.code, "detail": error.detail, "outcome": error.outcome} | error.facts
+        click.echo(msgspec.json.encode({"error": fields}, enc_hook=str), err=True)
+    else:
+        hint = advice(error)
+        click.echo(f"shoal: {one_line(str(error))}{f'; {hint}' if hint else ''}", err=True)
+    return exit_code(error)
+
+
+def one_line(text: str) -> str:
+    """`text` on one line, without anything that a terminal would obey."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(text.splitlines()))

@@ -1,0 +1,139 @@
+"""A board on this machine: `shoald` as a child, and its agent."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from shoal.config import split_address
+from shoal.errors import ConfigError, ShoalError, Unavailable
+from shoal_host.children import Child
+
+READY_S: Final = 60.0
+STOP_S: Final = 20.0
+_POLL_S: Final = 0.05
+_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - addresses to ask, not to listen on
+
+
+@dataclass(frozen=True, slots=True)
+class LocalNode:
+    """A running `shoald`."""
+
+    node_id: str
+    url: str
+    data_dir: Path
+    child: Child
+
+    def fields(self) -> dict[str, object]:
+        """As `shoal up --json` shows it."""
+        return {
+            "id": self.node_id,
+            "url": self.url,
+            "pid": self.child.process.pid,
+            "data_dir": str(self.data_dir),
+        }
+
+
+class Died(ShoalError):
+    """A child ended on its own; the detail ends with what it said last."""
+
+    title = "A process ended"
+
+    def __init__(self, child: Child, code: int) -> None:
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        said = "\n".join(f"  {line}" for line in child.last_lines) or "  (nothing)"
+        super().__init__(f"{child.name} {how}; it said last:\n{said}")
+        self.exit_code = code
+
+
+def require_free(listen: str) -> None:
+    """Refuse an address that somebody listens on. Raises ConfigError saying how to choose another."""
+    try:
+        host, port = split_address(listen)
+    except ValueError as error:
+        raise ConfigError("--listen", str(error)) from error
+    if port == 0:
+        raise ConfigError("--listen", "write a port from 1 to 65535, so that others can find the board")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError("--listen", _unusable(listen, port, error)) from error
+
+
+def _unusable(listen: str, port: int, error: OSError) -> str:
+    if error.errno != errno.EADDRINUSE:
+        return f"{listen} cannot be listened on: {error.strerror or error}"
+    other = f"{listen.rpartition(':')[0]}:{port + 1 if port < 65_535 else port - 1}"
+    return f"port {port} is taken, perhaps by another board: stop it, or choose another with --listen {other}"
+
+
+async def start_node(data_dir: Path, listen: str, heard: Callable[[str], None]) -> LocalNode:
+    """Start `shoald` and wait until it is ready. Raises Died, Unavailable."""
+    require_free(listen)
+    child = await Child.start(
+        "shoald",
+        ["-m", "shoal", "--data-dir", str(data_dir), "--listen", listen],
+        heard=heard,
+    )
+    host, _, port = listen.rpartition(":")
+    url = f"http://{_EVERYWHERE.get(host, host)}:{port}"
+    try:
+        info = await _until_ready(child, url)
+    except BaseException:
+        await child.stop(STOP_S)
+        raise
+    return LocalNode(str(info.get("node_id", "node-1")), url, data_dir, child)
+
+
+async def start_agent(node: LocalNode, interval_s: float, heard: Callable[[str], None]) -> Child:
+    """Start the board agent beside `node`."""
+    arguments = ["-m", "shoal_device.agent", "--url", node.url, "--node", node.node_id]
+    return await Child.start("board agent", [*arguments, "--interval", f"{interval_s:g}"], heard=heard)
+
+
+async def _until_ready(child: Child, url: str) -> dict[str, Any]:
+    ended = asyncio.create_task(child.ended())
+    asking = asyncio.create_task(_ask(url))
+    try:
+        await asyncio.wait((ended, asking), timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            raise Died(child, ended.result())
+        if not asking.done():
+            raise Unavailable(f"shoald was not ready within {READY_S:g} s; --logs shows what it does")
+        return asking.result()
+    finally:
+        for task in (ended, asking):
+            task.cancel()
+
+
+async def _ask(url: str) -> dict[str, Any]:
+    """Ask until the board is ready; the result is what it says of itself, empty where that needs a token."""
+    import aiohttp
+
+    token = os.environ.get("SHOAL_TOKEN")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        while not await _is_ready(session, url):  # noqa: ASYNC110 - another process has no event to wait on
+            await asyncio.sleep(_POLL_S)
+        async with session.get(f"{url}/v1/info") as answer:
+            info: dict[str, Any] = await answer.json(content_type=None) if answer.status == 200 else {}
+            return info
+
+
+async def _is_ready(session: Any, url: str) -> bool:
+    import aiohttp
+
+    try:
+        async with session.get(f"{url}/readyz") as answer:
+            return bool(answer.status == 200)
+    except aiohttp.ClientError:
+        return False

@@ -1,0 +1,205 @@
+"""`shoal up`: what `make run` does, with the real `shoald` and this machine's real readings."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+from e2e.shoald import Shoald, clean_environ, free_port
+
+PATIENCE_S = 40
+
+
+@asynccontextmanager
+async def up(data_dir: Path, *options: str, listen: str | None = None) -> AsyncIterator[Process]:
+    """`shoal up` in a session of its own; nothing of it outlives the block."""
+    address = listen or f"127.0.0.1:{free_port()}"
+    process = await asyncio.create_subprocess_exec(
+        *(
+            sys.executable,
+            "-m",
+            "shoal_host.cli",
+            "up",
+            "--data-dir",
+            str(data_dir),
+            "--listen",
+            address,
+            *options,
+        ),
+        stdout=PIPE,
+        stderr=PIPE,
+        env=clean_environ(),
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        children = family(process) if process.returncode is None else []
+        for one in children:
+            one.kill()
+        await process.wait()
+
+
+def family(process: Process) -> list[psutil.Process]:
+    """The process and what it started."""
+    me = psutil.Process(process.pid)
+    return [me, *me.children(recursive=True)]
+
+
+async def line_of(process: Process, *, having: str = "") -> str:
+    """The next line on stdout that has this in it."""
+    assert process.stdout is not None
+    async with asyncio.timeout(PATIENCE_S):
+        while line := (await process.stdout.readline()).decode():
+            if having in line:
+                return line.rstrip()
+    assert process.stderr is not None
+    raise AssertionError((await process.stderr.read()).decode())
+
+
+async def gone(processes: list[psutil.Process]) -> None:
+    """Wait until all have ended, by the handles the kernel gives."""
+    for one in processes:
+        try:
+            handle = os.pidfd_open(one.pid)
+        except ProcessLookupError:
+            continue
+        try:
+            ready, _, _ = await asyncio.to_thread(select.select, [handle], [], [], PATIENCE_S)
+            assert ready, f"{one} is still there"
+        finally:
+            os.close(handle)
+
+
+async def test_real_readings_arrive_and_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with up(tmp_path / "data", "--agent", "--interval", "0.2") as process:
+        answers = await line_of(process, having="answers at http://127.0.0.1:")
+        assert str(tmp_path / "data") in await line_of(process)
+        hint = await line_of(process, having=" tail board-")
+        url = answers.split()[-1]
+        assert url in hint
+        readings = [await line_of(process, having="cpu") for _ in range(3)]
+        assert all("memory" in reading and "processes" in reading for reading in readings)
+        stream_id = hint.split(" tail ")[1].split()[0]
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/v1/streams/{stream_id}") as answer:
+            events = (await answer.json())["events"]
+        assert [event["event_type"] for event in events][:2] == ["board_agent_started", "board_measured"]
+        assert events[1]["data"]["memory_total_bytes"] == psutil.virtual_memory().total
+        everybody = family(process)
+        assert len(everybody) == 3
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+        assert process.stderr is not None
+        assert await process.stderr.read() == b""
+        await gone(everybody)
+
+
+async def test_json_names_the_nodes_and_the_same_command_brings_the_data_back(tmp_path: Path) -> None:
+    ids = set()
+    for round_ in range(2):
+        async with up(tmp_path / "data", "--json") as process:
+            (node,) = json.loads(await line_of(process))["nodes"]
+            assert set(node) == {"id", "url", "pid", "data_dir"}
+            assert psutil.Process(node["pid"]).is_running()
+            assert node["data_dir"] == str(tmp_path / "data")
+            ids.add(node["id"])
+            async with aiohttp.ClientSession() as session:
+                body: list[dict[str, Any]] = [{"event_type": "t", "data": round_}]
+                async with session.post(f"{node['url']}/v1/streams/s", json=body) as answer:
+                    assert (await answer.json())["version"] == round_
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+    assert len(ids) == 1
+
+
+async def test_a_board_that_dies_is_reported(tmp_path: Path) -> None:
+    async with up(tmp_path / "data", "--agent", "--json") as process:
+        (node,) = json.loads(await line_of(process))["nodes"]
+        everybody = family(process)
+        os.kill(node["pid"], signal.SIGKILL)
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 1
+        assert process.stderr is not None
+        said = (await process.stderr.read()).decode()
+        assert "shoald was ended by signal 9" in said
+        assert "Traceback" not in said
+        await gone(everybody)
+
+
+async def test_nothing_outlives_an_up_that_was_killed(tmp_path: Path) -> None:
+    async with up(tmp_path / "data", "--agent", "--json") as process:
+        await line_of(process)
+        everybody = family(process)
+        process.kill()
+        await process.wait()
+        await gone(everybody)
+
+
+async def test_the_agent_goes_on_when_the_store_was_away(tmp_path: Path) -> None:
+    """Readings made meanwhile arrive late, in order, none twice."""
+    board = Shoald(tmp_path / "data")
+    await board.start()
+    agent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "shoal_device.agent", "--url", board.url, "--node", "x", "--interval", "0.1"),
+        stderr=PIPE,
+        env=clean_environ(),
+    )
+    try:
+        before = await measurements(board, 5)
+        for _ in range(2):
+            await board.kill9()
+            await board.start()
+            before = await measurements(board, len(before) + 10)
+        agent.terminate()
+        assert await asyncio.wait_for(agent.wait(), PATIENCE_S) == 0
+        times = [event["data"]["measured_epoch_us"] for event in await measurements(board, len(before))]
+        assert times == sorted(set(times))
+        longest = max(later - earlier for earlier, later in pairwise(times))
+        assert longest < 1_000_000, "a gap: readings made while the store was away are missing"
+    finally:
+        if agent.returncode is None:
+            agent.kill()
+            await agent.wait()
+        await board.close()
+
+
+async def measurements(board: Shoald, at_least: int) -> list[dict[str, Any]]:
+    """The readings in the stream, once there are `at_least` so many."""
+    async with asyncio.timeout(PATIENCE_S), aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(f"{board.url}/v1/streams/board-x", params={"limit": "10000"}) as answer:
+                events = (await answer.json()).get("events", [])
+            found = [event for event in events if event["event_type"] == "board_measured"]
+            if len(found) >= at_least:
+                return found
+            await asyncio.sleep(0.05)  # another process: there is nothing here to wait on
+
+
+@pytest.mark.parametrize("taken", [True, False])
+async def test_a_board_that_cannot_start_says_why_with_exit_code_2(tmp_path: Path, *, taken: bool) -> None:
+    """The port is taken; the directory is in use."""
+    board = Shoald(tmp_path / "data")
+    await board.start()
+    try:
+        directory = tmp_path / "other" if taken else board.data_dir
+        listen = f"127.0.0.1:{board.port}" if taken else None
+        async with up(directory, listen=listen) as process:
+            assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 2
+            assert process.stderr is not None
+            said = (await process.stderr.read()).decode()
+            assert ("choose another with --listen" in said) if taken else ("in use" in said)
+            assert "Traceback" not in said
+    finally:
+        await board.close()

@@ -1,0 +1,308 @@
+"""A workload for the power-cut suite, and an independent model of what a store must hold after each answer.
+
+All randomness comes from a seed and, with `InlineWorker`, everything runs in one thread, so the same seed
+writes the same log. Each command is marked on the disk when it is asked and when it is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from shoal.errors import ConditionFailed, EventIdReused, StreamTombstoned, WrongExpectedVersion
+from shoal.store.api import Store
+from shoal.types import (
+    ANY_VERSION,
+    NO_STREAM,
+    STREAM_EXISTS,
+    Appended,
+    AppendedMany,
+    Condition,
+    NewEvent,
+    Query,
+    QueryItem,
+    StreamWrite,
+)
+
+STREAMS: Final = tuple(f"board-{number}" for number in range(6))
+TYPES: Final = ("reading", "alarm", "ack")
+TAGS: Final = ("kitchen", "cellar", "roof")
+
+
+class Asked(NamedTuple):
+    """A mark: command `number` was handed to the store."""
+
+    number: int
+
+
+class Answered(NamedTuple):
+    """A mark: the store answered; `step` is how many changes the model holds since."""
+
+    number: int
+    step: int
+
+
+class StoredEvent(NamedTuple):
+    """What must be found at a position; `event_id` is None where the store made it."""
+
+    stream_id: str
+    version: int
+    event_id: str | None
+    event_type: str
+    data: Any
+    metadata: Mapping[str, Any] | None
+    tags: Sequence[str] | None
+
+
+class StreamState(NamedTuple):
+    """A stream as the decisions say: last version given, first readable one, deleted for ever."""
+
+    version: int = -1
+    visible_from: int = 0
+    tombstoned: bool = False
+
+    @property
+    def actual(self) -> int:
+        """What `get_version` answers."""
+        return self.version if self.visible_from <= self.version and not self.tombstoned else -1
+
+
+class State(NamedTuple):
+    """Everything but the events themselves; equal states are the same moment of a history."""
+
+    position: int
+    streams: frozenset[tuple[str, StreamState]]
+    snapshots: frozenset[tuple[str, int, str]]
+
+
+class Model:
+    """The history of a store: events by position, and the state after each change."""
+
+    def __init__(self) -> None:
+        self.events: list[StoredEvent] = []
+        self.streams: dict[str, StreamState] = {}
+        self.snapshots: dict[tuple[str, int], str] = {}
+        self.states: list[State] = []
+        self._note()
+
+    def until(self, step: int) -> Model:
+        """The same history, ended after `step`: a power cut chose it."""
+        cut = Model()
+        cut.states = self.states[: step + 1]
+        last = cut.states[-1]
+        cut.events = self.events[: last.position]
+        cut.streams = dict(last.streams)
+        cut.snapshots = {(stream_id, version): data for stream_id, version, data in last.snapshots}
+        return cut
+
+    def actual(self, stream_id: str) -> int:
+        """What `get_version` must answer."""
+        return self.streams.get(stream_id, StreamState()).actual
+
+    def appended(self, writes: Sequence[StreamWrite], answer: AppendedMany) -> None:
+        """Take an accepted append, checking that its answer is the only right one."""
+        if answer.duplicate:
+            return
+        for write, result in zip(writes, answer.results, strict=True):
+            self._append_to(write, result)
+        assert not any(write.events for write in writes) or answer.position == len(self.events)
+        self._note()
+
+    def _append_to(self, write: StreamWrite, result: Appended) -> None:
+        before = self.streams.get(write.stream_id, StreamState())
+        if not write.events:
+            assert int(result) == before.actual
+            return
+        version = before.version
+        for event in write.events:
+            version += 1
+            self.events.append(
+                StoredEvent(
+                    write.stream_id,
+                    version,
+                    event.event_id,
+                    event.event_type,
+                    event.data,
+                    event.metadata,
+                    event.tags,
+                )
+            )
+        assert (result.first_version, int(result)) == (before.version + 1, version)
+        assert result.position == len(self.events)
+        self.streams[write.stream_id] = before._replace(version=version)
+
+    def deleted(self, stream_id: str, *, hard: bool) -> None:
+        """Take a delete."""
+        before = self.streams.get(stream_id)
+        if before is None or before.tombstoned or (before.actual == NO_STREAM and not hard):
+            return
+        self.streams[stream_id] = StreamState(before.version, before.version + 1, hard)
+        self.snapshots = {key: data for key, data in self.snapshots.items() if key[0] != stream_id}
+        self._note()
+
+    def saved(self, stream_id: str, version: int, data: str) -> None:
+        """Take a saved snapshot."""
+        self.snapshots[stream_id, version] = data
+        self._note()
+
+    def forgot(self, stream_id: str, version: int) -> None:
+        """Take a deleted snapshot."""
+        self.snapshots.pop((stream_id, version), None)
+        self._note()
+
+    def _note(self) -> None:
+        snapshots = frozenset((*key, data) for key, data in self.snapshots.items())
+        self.states.append(State(len(self.events), frozenset(self.streams.items()), snapshots))
+
+
+class Workload:
+    """Rounds of commands, several at once, against a store that comes and goes with `open_store`."""
+
+    def __init__(self, seed: int, mark: Callable[[object], None], model: Model | None = None) -> None:
+        self.rng = random.Random(seed)
+        self.model = Model() if model is None else model
+        self.answers: dict[str, int] = {}
+        self._mark = mark
+        self._asked = 0
+        self._repeatable: list[StreamWrite] = []
+
+    async def run(self, store: Store, rounds: int) -> None:
+        """Some rounds; every answer is held against the model."""
+        for _ in range(rounds):
+            count = self.rng.choice((1, 1, 2, 5))
+            await asyncio.gather(*(self._command(store) for _ in range(count)))
+            await self._read_back(store)
+
+    async def _read_back(self, store: Store) -> None:
+        """What was answered can be read at once, whether SQLite has it yet or not."""
+        stream_id = self.rng.choice(STREAMS)
+        actual = self.model.actual(stream_id)
+        assert await store.streams.get_version(stream_id) == actual
+        if actual >= 0:
+            (last,) = await store.streams.read(stream_id, None, 1, "backward")
+            assert last.version == actual
+            assert last.data == self.model.events[last.position - 1].data
+
+    def _command(self, store: Store) -> Awaitable[None]:
+        choices: list[tuple[int, Callable[[Store], Awaitable[None]]]] = [
+            (50, self._append),
+            (14, self._append_many),
+            (8, self._repeat),
+            (6, self._reuse_id),
+            (6, self._conflict),
+            (5, self._condition),
+            (3, self._delete),
+            (8, self._snapshot),
+        ]
+        (chosen,) = self.rng.choices([call for _, call in choices], [weight for weight, _ in choices])
+        return chosen(store)
+
+    # -- commands: each draws what it needs before it awaits anything ------------------------------
+
+    async def _append(self, store: Store) -> None:
+        stream_id = self.rng.choice(STREAMS)
+        events = self._events(self.rng.choice((0, 1, 1, 1, 2, 4, 12)))
+        write = StreamWrite(stream_id, ANY_VERSION, events)
+        await self._write(store, [write])
+
+    async def _append_many(self, store: Store) -> None:
+        chosen = self.rng.sample(STREAMS, self.rng.choice((2, 3)))
+        await self._write(
+            store, [StreamWrite(name, ANY_VERSION, self._events(self.rng.randint(0, 3))) for name in chosen]
+        )
+
+    async def _repeat(self, store: Store) -> None:
+        """The same request again, as a client does that never heard the answer: no second event."""
+        if not self._repeatable:
+            return
+        write = self.rng.choice(self._repeatable)
+        await self._write(store, [write])
+
+    async def _reuse_id(self, store: Store) -> None:
+        if not self._repeatable:
+            return
+        write = self.rng.choice(self._repeatable)
+        other = NewEvent("alarm", "another", event_id=write.events[0].event_id)
+        await self._write(store, [StreamWrite(write.stream_id, ANY_VERSION, [other])])
+
+    async def _conflict(self, store: Store) -> None:
+        stream_id = self.rng.choice(STREAMS)
+        expected = self.rng.choice((NO_STREAM, STREAM_EXISTS, self.rng.randrange(40)))
+        await self._write(store, [StreamWrite(stream_id, expected, self._events(2))])
+
+    async def _condition(self, store: Store) -> None:
+        query = Query((QueryItem((self.rng.choice(TYPES),), (self.rng.choice(TAGS),)),))
+        condition = Condition(query, max(0, len(self.model.events) - self.rng.choice((0, 10))))
+        write = StreamWrite(self.rng.choice(STREAMS), ANY_VERSION, self._events(2))
+        await self._write(store, [write], condition)
+
+    async def _delete(self, store: Store) -> None:
+        # Of six streams one may go for ever, and only late: the others go on.
+        hard = self.rng.random() < 0.1 and len(self.model.events) > 150
+        stream_id = STREAMS[0] if hard else self.rng.choice(STREAMS)
+        await self._ask(
+            store.streams.delete(stream_id, hard=hard), lambda _: self.model.deleted(stream_id, hard=hard)
+        )
+
+    async def _snapshot(self, store: Store) -> None:
+        stream_id, version = self.rng.choice(STREAMS), self.rng.randrange(5)
+        if self.rng.random() < 0.3:
+            await self._ask(
+                store.snapshots.delete_at(stream_id, version), lambda _: self.model.forgot(stream_id, version)
+            )
+            return
+        data = f"state {self.rng.randrange(10**6)}" * self.rng.choice((1, 40))
+        await self._ask(
+            store.snapshots.save(stream_id, version, data),
+            lambda _: self.model.saved(stream_id, version, data),
+        )
+
+    async def _write(
+        self, store: Store, writes: list[StreamWrite], condition: Condition | None = None
+    ) -> None:
+        def accepted(answer: AppendedMany) -> None:
+            self.model.appended(writes, answer)
+            own = all(event.event_id for write in writes for event in write.events)
+            if own and len(writes) == 1 and writes[0].events and not answer.duplicate:
+                self._repeatable.append(writes[0])
+
+        await self._ask(store.streams.append_many(writes, condition), accepted)
+
+    async def _ask(self, asked: Awaitable[Any], accepted: Callable[[Any], None]) -> None:
+        self._asked += 1
+        number = self._asked
+        self._mark(Asked(number))
+        try:
+            answer = await asked
+        except (ConditionFailed, EventIdReused, StreamTombstoned, WrongExpectedVersion) as refused:
+            self._count(refused.code)
+        else:
+            accepted(answer)
+            self._count("duplicate" if getattr(answer, "duplicate", False) else "accepted")
+        self._mark(Answered(number, len(self.model.states) - 1))
+
+    def _count(self, outcome: str) -> None:
+        self.answers[outcome] = self.answers.get(outcome, 0) + 1
+
+    def _events(self, count: int) -> list[NewEvent]:
+        own = self.rng.random() < 0.4
+        return [self._event(own=own) for _ in range(count)]
+
+    def _event(self, *, own: bool) -> NewEvent:
+        rng = self.rng
+        event_id = None
+        if own:
+            event_id = (
+                str(UUID(int=rng.getrandbits(128))) if rng.random() < 0.5 else f"sensor-{rng.getrandbits(60)}"
+            )
+        size = rng.choice((5, 20, 200, 200, 1500))
+        return NewEvent(
+            rng.choice(TYPES),
+            {"value": rng.randrange(1000), "note": "x" * rng.randrange(size)},
+            metadata={"at": rng.randrange(1000)} if rng.random() < 0.3 else None,
+            tags=rng.sample(TAGS, rng.randint(1, 2)) if rng.random() < 0.5 else None,
+            event_id=event_id,
+        )
