@@ -33,14 +33,17 @@ TAGS: Final = ("kitchen", "cellar", "roof")
 
 
 class Asked(NamedTuple):
-    """A mark: command `number` was handed to the store."""
+    """A mark: command `number` was handed to the store; `writes` if it was an append."""
 
+    store: str
     number: int
+    writes: Sequence[StreamWrite]
 
 
 class Answered(NamedTuple):
     """A mark: the store answered; `step` is how many changes the model holds since."""
 
+    store: str
     number: int
     step: int
 
@@ -159,11 +162,12 @@ class Model:
 
 
 class Workload:
-    """Rounds of commands, several at once, against a store that comes and goes with `open_store`."""
+    """Rounds of commands, several at once, against a store that may be closed and opened in between."""
 
-    def __init__(self, seed: int, mark: Callable[[object], None], model: Model | None = None) -> None:
-        self.rng = random.Random(seed)
-        self.model = Model() if model is None else model
+    def __init__(self, name: str, seed: int, mark: Callable[[object], None], model: Model) -> None:
+        self.name = name
+        self.rng = random.Random(f"{seed} {name}")
+        self.model = model
         self.answers: dict[str, int] = {}
         self._mark = mark
         self._asked = 0
@@ -175,6 +179,48 @@ class Workload:
             count = self.rng.choice((1, 1, 2, 5))
             await asyncio.gather(*(self._command(store) for _ in range(count)))
             await self._read_back(store)
+
+    async def look(self, store: Store) -> None:
+        """All that can be read is what the model says, by the public interface."""
+        events = await store.streams.read_all(None, 10_000)
+        readable = [
+            position
+            for position, event in enumerate(self.model.events, 1)
+            if event.version >= (state := self.model.streams[event.stream_id]).visible_from and state.actual >= 0
+        ]
+        assert [event.position for event in events] == readable
+        for event in events:
+            stored = self.model.events[event.position - 1]
+            assert (event.stream_id, event.version, event.data) == (stored.stream_id, stored.version, stored.data)
+        for stream_id in STREAMS:
+            actual = self.model.actual(stream_id)
+            assert await store.streams.get_version(stream_id) == actual
+            saved = [snapshot.data for snapshot in await store.snapshots.list(stream_id)]
+            assert saved == [data for (name, _), data in sorted(self.model.snapshots.items()) if name == stream_id]
+            if actual >= 0:
+                await self._must_conflict(store, stream_id)
+
+    async def _must_conflict(self, store: Store, stream_id: str) -> None:
+        try:
+            await store.streams.append(stream_id, NO_STREAM, self._events(1))
+        except WrongExpectedVersion:
+            return
+        raise AssertionError(f"{stream_id} exists, and an append as a new stream was accepted")
+
+    async def retry(self, store: Store, unanswered: Sequence[Sequence[StreamWrite]]) -> None:
+        """What a client does whose request the power cut left unanswered: the same again, never twice there."""
+        for writes in unanswered:
+            own = [(write.stream_id, event.event_id) for write in writes for event in write.events]
+            if not own or not all(event_id for _, event_id in own):
+                continue
+            there = {(event.stream_id, event.event_id) for event in self.model.events}
+            if any(self.model.streams.get(write.stream_id, StreamState()).tombstoned for write in writes):
+                continue
+            answer = await store.streams.append_many(
+                [StreamWrite(write.stream_id, ANY_VERSION, write.events) for write in writes]
+            )
+            assert answer.duplicate == (own[0] in there)
+            self.model.appended(writes, answer)
 
     async def _read_back(self, store: Store) -> None:
         """What was answered can be read at once, whether SQLite has it yet or not."""
@@ -269,12 +315,14 @@ class Workload:
             if own and len(writes) == 1 and writes[0].events and not answer.duplicate:
                 self._repeatable.append(writes[0])
 
-        await self._ask(store.streams.append_many(writes, condition), accepted)
+        await self._ask(store.streams.append_many(writes, condition), accepted, writes)
 
-    async def _ask(self, asked: Awaitable[Any], accepted: Callable[[Any], None]) -> None:
+    async def _ask(
+        self, asked: Awaitable[Any], accepted: Callable[[Any], None], writes: Sequence[StreamWrite] = ()
+    ) -> None:
         self._asked += 1
         number = self._asked
-        self._mark(Asked(number))
+        self._mark(Asked(self.name, number, writes))
         try:
             answer = await asked
         except (ConditionFailed, EventIdReused, StreamTombstoned, WrongExpectedVersion) as refused:
@@ -282,7 +330,7 @@ class Workload:
         else:
             accepted(answer)
             self._count("duplicate" if getattr(answer, "duplicate", False) else "accepted")
-        self._mark(Answered(number, len(self.model.states) - 1))
+        self._mark(Answered(self.name, number, len(self.model.states) - 1))
 
     def _count(self, outcome: str) -> None:
         self.answers[outcome] = self.answers.get(outcome, 0) + 1

@@ -32,6 +32,9 @@ class Clock(Protocol):
     def wall(self) -> WallReading:
         """The wall clock, judged."""
 
+    def epoch_ms(self) -> int:
+        """The wall clock as it is, in milliseconds since 1970; for ids, whose order is not promised."""
+
 
 class SystemClock:
     """The machine's clocks.
@@ -48,6 +51,10 @@ class SystemClock:
     def monotonic_ms(self) -> int:
         """Milliseconds since boot, sleep included: a board that slept over the weekend has not jumped."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+    def epoch_ms(self) -> int:
+        """Milliseconds of CLOCK_REALTIME."""
+        return time.time_ns() // 1_000_000
 
     def wall(self) -> WallReading:
         """Microseconds of CLOCK_REALTIME with their quality."""

@@ -164,7 +164,7 @@ class Node:
 
     def _make_pipeline(self) -> None:
         storage = self.config.storage
-        self._ids = EventIds(self._means.entropy, now_ms=lambda: self._means.clock.wall().epoch_us // 1_000)
+        self._ids = EventIds(self._means.entropy, now_ms=self._means.clock.epoch_ms)
         self._writer = Writer(
             self._engine,
             self._journal,
@@ -230,6 +230,7 @@ class Node:
             if len(self._stores) >= self.config.http.max_stores:
                 raise InvalidRequest(f"at most {self.config.http.max_stores} stores", pointer="store")
             await self._sequencer.submit(CreateStore(name), 0, timeout_ms=self.config.timeout_ms)
+            self._sequencer.hand_over()
             await _run(self._writer_worker, _nothing)  # behind the entry: the file is there now
             if name not in self._stores:
                 self._serve(name)
@@ -246,6 +247,7 @@ class Node:
             context.close()
             await _run(self._reader_worker, _nothing)
             readers.close()
+            self._sequencer.hand_over()
             self._writer.commit()
             await _run(self._writer_worker, self._engine.remove_strays)
 
@@ -255,7 +257,7 @@ class Node:
             self._engine.path_of(name),
             pool=self._reader_worker,
             writer=self._writer_worker,
-            writer_connection=self._engine.stores[name].db.connection,
+            store=self._engine.stores[name],
             timeout_ms=settings.timeout_ms,
             failed=self._fail,
             vfs=self._means.vfs,

@@ -182,8 +182,8 @@ async def test_the_database_can_be_looked_into_but_not_changed(board: Shoald) ->
     assert "CREATE TABLE" in (await shoal("db", "schema", *where)).out
     rows = the_json(await shoal("db", "rows", "events", "--json", *where))["rows"]
     assert [(row["stream"], row["version"], row["type"], row["data"]) for row in rows] == [
-        ("s", 0, "counted", '{"n": 1}'),
-        ("s", 1, "counted", '{"n": 2}'),
+        ("s", 0, "counted", '{"n":1}'),
+        ("s", 1, "counted", '{"n":2}'),
     ]
     count = await shoal("db", "query", "SELECT count(*) AS events FROM events", *where)
     assert count.out.splitlines() == ["events", "2"]

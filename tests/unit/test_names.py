@@ -19,14 +19,30 @@ from shoal.types import Limits
 LIMITS = Limits()
 
 
-@pytest.mark.parametrize("name", ["a", "...", "a/b c", "$x", "käse", "x" * 512, "é" * 256, "\n", "\U0001f41f" * 128])
+@pytest.mark.parametrize(
+    "name", ["a", "...", "a/b c", "$x", "käse", "x" * 512, "é" * 256, "\n", "\U0001f41f" * 128]
+)
 def test_a_stream_id_may_be_any_text_of_up_to_512_bytes(name: str) -> None:
     check_stream_id(name, LIMITS)
 
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "a\0b", "x" * 513, "é" * 257, "\ud800", "a\udfff", "x" * 10_000_000, None, 5, b"a", ["a"]],
+    [
+        "",
+        ".",
+        "..",
+        "a\0b",
+        "x" * 513,
+        "é" * 257,
+        "\ud800",
+        "a\udfff",
+        "x" * 10_000_000,
+        None,
+        5,
+        b"a",
+        ["a"],
+    ],
     ids=lambda name: repr(name)[:20],
 )
 def test_other_stream_ids_are_refused_with_a_pointer(name: Any) -> None:

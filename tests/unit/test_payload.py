@@ -230,7 +230,22 @@ def test_media_types_are_stored_by_their_plain_names(declared: str, stored: str 
 
 
 @pytest.mark.parametrize(
-    "declared", ["", "a", "a/", "/a", "a/b\n", "a/b;", "a/b; c", "ä/b", "a/b; c=ä", 'a/b; c="\x7f"', "a/" + "b" * 300, 5, b"a/b"]
+    "declared",
+    [
+        "",
+        "a",
+        "a/",
+        "/a",
+        "a/b\n",
+        "a/b;",
+        "a/b; c",
+        "ä/b",
+        "a/b; c=ä",
+        'a/b; c="\x7f"',
+        "a/" + "b" * 300,
+        5,
+        b"a/b",
+    ],
 )
 def test_other_texts_are_no_media_types(declared: Any) -> None:
     with pytest.raises(InvalidRequest):
@@ -288,7 +303,12 @@ def test_a_batch_gets_different_ascending_ids() -> None:
 
 def test_payloads_that_are_encoded_already_are_proposed_as_they_are() -> None:
     proposed = propose("t", b"[ 1 ]", None, b'{"k":1}', None, ["x"], "id", NEW_ID, LIMITS)
-    assert (proposed.event_id, proposed.own_id, proposed.data, proposed.metadata) == ("id", True, b"[ 1 ]", b'{"k":1}')
+    assert (proposed.event_id, proposed.own_id, proposed.data, proposed.metadata) == (
+        "id",
+        True,
+        b"[ 1 ]",
+        b'{"k":1}',
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- shown

@@ -168,7 +168,7 @@ async def test_a_defect_in_the_keeping_itself_is_not_unnoticed() -> None:
             await watch.failed
 
 
-async def test_close_cancels_all_and_waits_for_their_last_words() -> None:
+async def test_close_cancels_all_and_waits_for_their_last_words(caplog: pytest.LogCaptureFixture) -> None:
     watch, sleeper = supervisor(limit=1)
     words = []
     running = asyncio.Event()
@@ -188,6 +188,7 @@ async def test_close_cancels_all_and_waits_for_their_last_words() -> None:
     assert watch.names == ["one", "down"]
     await watch.close()
     assert (words, watch.names, watch.failed.cancelled()) == (["bye"], [], True)
+    assert "ended badly" not in caplog.text
 
 
 async def test_close_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) -> None:
@@ -210,7 +211,9 @@ async def test_close_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) ->
     await asyncio.wait(watch._keepers.values())
 
 
-async def test_close_is_not_fooled_by_a_task_that_raises_when_cancelled() -> None:
+async def test_close_is_not_fooled_by_a_task_that_raises_when_cancelled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     watch, _ = supervisor()
     running = asyncio.Event()
 
@@ -225,6 +228,7 @@ async def test_close_is_not_fooled_by_a_task_that_raises_when_cancelled() -> Non
     await running.wait()
     await watch.close()
     assert watch.names == []
+    assert "'noisy' ended badly" in caplog.text
 
 
 async def test_the_same_name_twice_and_starts_after_close_are_refused() -> None:

@@ -1,1 +1,1 @@
-"""What stands between a store and the log it applies: for one board, the group of one voter."""
+"""The board among others: consensus of one voter for now, and discovery; see DESIGN.md."""

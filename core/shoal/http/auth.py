@@ -68,40 +68,52 @@ class Door:
         self._now_s = now_s
         self._looked_at = float("-inf")
         self._tokens: Sequence[Token] = ()
+        self._looked = False
         self._closed: ShoalError | None = None
 
-    async def admit(self, role: Role, authorization: str | None) -> Access:
-        """What the bearer may touch. Raises Unauthorized, Forbidden, ConfigError for an unusable file."""
-        tokens = await self._current()
-        if not tokens:
+    def admit(self, role: Role, authorization: str | None) -> Access:
+        """What the bearer may touch. Raises Unauthorized, Forbidden, ConfigError for an unusable file.
+
+        Await `look` before, if `stale`.
+        """
+        if self._closed is not None:
+            raise self._closed
+        if not self._tokens:
             return EVERYTHING
         scheme, _, text = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
             raise Unauthorized("send a token: `Authorization: Bearer ...` (`shoal tokens create` makes one)")
-        token = find(tokens, text.strip())
+        token = find(self._tokens, text.strip())
         if token is None:
             raise Unauthorized("the token is not known here, or was revoked")
         if not token.grants(role):
             raise Forbidden(f"this needs the role {role}, the token has {token.role}")
         return Access(token.streams, token.id)
 
+    @property
+    def stale(self) -> bool:
+        """Whether there was no look yet, or the last one is too old."""
+        return not self._looked or self._now_s() - self._looked_at > FRESH_S
+
+    async def look(self) -> None:
+        """See which tokens there are now."""
+        self._looked_at = self._now_s()
+        try:
+            self._tokens = await asyncio.to_thread(self._source.tokens)
+            self._closed = None
+        except ShoalError as error:
+            self._closed = error
+        self._looked = True
+
     async def still_open(self, access: Access) -> bool:
         """Whether what an earlier `admit` gave still holds."""
-        tokens = await self._current()
-        return not tokens if access.token_id is None else any(token.id == access.token_id for token in tokens)
-
-    async def _current(self) -> Sequence[Token]:
-        now_s = self._now_s()
-        if now_s - self._looked_at > FRESH_S:
-            self._looked_at = now_s
-            try:
-                self._tokens = await asyncio.to_thread(self._source.tokens)
-                self._closed = None
-            except ShoalError as error:
-                self._closed = error
+        if self.stale:
+            await self.look()
         if self._closed is not None:
-            raise self._closed
-        return self._tokens
+            return False
+        if access.token_id is None:
+            return not self._tokens
+        return any(token.id == access.token_id for token in self._tokens)
 
 
 @lru_cache(maxsize=64)

@@ -118,6 +118,11 @@ class Connection(web.RequestHandler):
                 self._await_head()
         super().data_received(data)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - as inherited
+        """As inherited, which after every body asks the parser for more even if it was never paused."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         for timer in (self._head_timer, self._stall_timer):
             if timer is not None:

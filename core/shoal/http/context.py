@@ -17,7 +17,7 @@ from shoal.http.auth import Access, Door
 from shoal.http.bodies import BodyReader
 from shoal.http.routing import Route
 from shoal.ids import EventIds
-from shoal.metrics import Metrics
+from shoal.metrics import HANDLER_ID, Metrics
 from shoal.model.commands import Write
 from shoal.store.api import Snapshots, Streams
 from shoal.types import JSON, AggregateResult, AppendedMany, Condition, Limits
@@ -97,7 +97,7 @@ class Context:
         self.openapi: bytes = b""
         self.requests: Counter[int] = Counter()
         self.peers: Callable[[], list[dict[str, Any]]] = list
-        self.metrics = Metrics(self.stats)
+        self.metrics = Metrics(self.stats, handler_id=f"{HANDLER_ID}-{id(self)}")
 
     def stats(self) -> dict[str, float]:
         """The node's numbers, and the answers given by status."""

@@ -21,7 +21,7 @@ _READ_MEDIA: Final = (*negotiation.PLAIN, negotiation.SSE)
 
 
 class EventsRead(ReadQuery, frozen=True, kw_only=True):
-    """Which events. The store's own streams (`$...`) are left out unless the pattern begins with `$`."""
+    """Which events. The store's own streams (`$...`) only with `system`, or where the pattern begins with `$`."""
 
     after: Position | None = None
     limit: PageLimit = 100
@@ -30,6 +30,7 @@ class EventsRead(ReadQuery, frozen=True, kw_only=True):
     tags: Texts | None = None
     tags_match: Literal["any", "all"] = "any"
     stream_pattern: Annotated[str, Meta(min_length=1, description="`*` any run, `?` one character.")] | None = None
+    system: bool = False
 
 
 class EventById(ReadQuery, frozen=True, kw_only=True):
@@ -73,7 +74,7 @@ async def read(call: Call, query: EventsRead) -> web.StreamResponse:
         tags=query.tags or (),
         tags_match=query.tags_match,
         stream_pattern=pattern,
-        system=pattern is not None and pattern.startswith("$"),
+        system=query.system or (pattern or "").startswith("$"),
     )
     check_filter(selection, call.context.limits)
     if media == negotiation.SSE:

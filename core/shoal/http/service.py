@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 from shoal.config import Config, valid_store_name
-from shoal.errors import InternalError, InvalidRequest, ShoalError
+from shoal.errors import InvalidRequest, ShoalError
 from shoal.http import append, events, openapi, ops, params, problems, snapshots, streams, stores
 from shoal.http.auth import EVERYTHING, Door, Tokens
 from shoal.http.context import Call, Context, ServedNode
@@ -58,8 +58,10 @@ class Service:
             route, raw_ids = self._router.find(request.method, path)
             response = await self._call(request, route, raw_ids, query)
         except ShoalError as error:
-            if isinstance(error, InternalError):
+            if problems.status_of(error) == 500:
                 _log.error("%s %s failed", request.method, path, exc_info=error)
+            if request.writer.output_size > 0:
+                raise ConnectionResetError("the answer is cut short") from error
             response = problems.respond(error)
         self.context.requests[response.status] += 1
         return response
@@ -70,7 +72,9 @@ class Service:
         context = self.context
         access = EVERYTHING
         if route.role is not None:
-            access = await context.door.admit(route.role, request.headers.get("Authorization"))
+            if context.door.stale:
+                await context.door.look()
+            access = context.door.admit(route.role, request.headers.get("Authorization"))
         call = Call(context, request, route, self._ids(raw_ids), access)
         if "stream_id" in raw_ids:
             access.check(call.stream_id)

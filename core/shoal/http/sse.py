@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from shoal.errors import InvalidRequest, StreamNotFound
+from shoal.errors import InvalidRequest, ShuttingDown, StreamNotFound
 from shoal.http import answers, negotiation
 from shoal.http.connections import Connection
 from shoal.http.context import Call
@@ -102,12 +102,11 @@ async def _serve(call: Call, tail: AsyncIterator[Event | CaughtUp], start: int) 
 
 
 async def _end(*tasks: asyncio.Task[object]) -> None:
-    """Cancel what still runs; what failed is raised."""
+    """Cancel what still runs. A store that closes ends its tails; any other failure is raised."""
     for task in tasks:
         task.cancel()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Exception) and not isinstance(result, ShuttingDown):
             raise result
 
 

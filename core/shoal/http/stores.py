@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final
 
 from aiohttp import web
 
-from shoal.errors import InvalidRequest, NotFound, TooBusy
+from shoal.errors import InvalidRequest, NotFound
 from shoal.http import answers
 from shoal.http.context import Call, ServedStore
 from shoal.http.params import NoQuery
@@ -30,16 +31,14 @@ async def create(call: Call, query: NoQuery) -> web.StreamResponse:
     if await call.body():
         raise InvalidRequest("a store is created without a body", pointer="")
     new = name not in context.node.stores
-    if new:
-        if len(context.node.stores) >= context.config.http.max_stores:
-            raise TooBusy(f"this node has {context.config.http.max_stores} stores, the most that http.max_stores allows")
-        await context.node.create_store(name)
+    await context.node.create_store(name)
     return call.answer(_shown(call.store), status=201 if new else 200)
 
 
 async def drop(call: Call, query: NoQuery) -> web.StreamResponse:
     """Drop a store with all its events; fine when there is none."""
-    await call.context.node.drop_store(call.store_name)
+    with suppress(NotFound):
+        await call.context.node.drop_store(call.store_name)
     return web.Response(status=204)
 
 
@@ -77,7 +76,6 @@ ROUTES: Final[tuple[Route[Any], ...]] = (
         "admin",
         "Create a store",
         {201: Answer("It is new", answers.StoreName), 200: Answer("It was there", answers.StoreName)},
-        problems=(TooBusy,),
         of_store=False,
     ),
     Route(

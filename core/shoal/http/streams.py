@@ -35,12 +35,13 @@ class StreamRead(ReadQuery, frozen=True, kw_only=True):
 
 
 class StreamListing(ReadQuery, frozen=True, kw_only=True):
-    """Which streams; those whose id begins with `$` only where prefix or pattern begins so."""
+    """Which streams. The store's own (`$...`) only with `system`, or where prefix or pattern begins with `$`."""
 
     prefix: Text | None = None
     pattern: Annotated[str, Meta(min_length=1, description="`*` any run, `?` one character.")] | None = None
     after: Text | None = None
     limit: PageLimit = 100
+    system: bool = False
 
 
 class Deletion(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +84,7 @@ async def head(call: Call, query: ReadQuery) -> web.StreamResponse:
     """The version as ETag."""
     version = await call.store.streams.get_version(call.stream_id)
     if version < 0:
-        raise StreamNotFound(call.stream_id)
+        await call.store.streams.read_page(call.stream_id, None, 1)  # says whether it is missing or gone for ever
     return web.Response(headers=call.context.reply_headers(call.store) | {"ETag": f'"{version}"'})
 
 
@@ -95,11 +96,12 @@ async def listing(call: Call, query: StreamListing) -> web.StreamResponse:
         pattern,
         query.after,
         query.limit,
-        system=(query.prefix or pattern or "").startswith("$"),
+        system=query.system or (query.prefix or pattern or "").startswith("$"),
     )
     headers = {}
     if page.next is not None:
         kept = {"prefix": query.prefix, "pattern": query.pattern, "limit": query.limit, "after": page.next}
+        kept |= {"system": "true"} if query.system else {}
         terms = (f"{name}={quote(str(value), safe='')}" for name, value in kept.items() if value is not None)
         headers["Link"] = _next_link(call, "&".join(terms))
     streams = [answers.StreamHead(info.stream_id, info.version) for info in page.streams]

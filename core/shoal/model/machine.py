@@ -145,20 +145,27 @@ def next_epoch_us(state: StoreState, clock_us: int) -> int:
 def _append(
     state: StoreState, view: View, command: Append, clock_us: int, reading_us: int
 ) -> Decision:
-    heads = [view.head(write.stream_id) for write in command.writes]
-    for write, head in zip(command.writes, heads, strict=True):
+    writes = command.writes
+    heads: list[Head | None] = []
+    own_ids = False
+    for write in writes:
+        head = view.head(write.stream_id)
         if head is not None and head.tombstoned:
             raise StreamTombstoned(write.stream_id)
-    duplicate = _duplicate_of(view, command.writes)
-    if duplicate is not None:
-        return Decision(None, duplicate)
-    for write, head in zip(command.writes, heads, strict=True):
-        _check_version(write, head)
+        heads.append(head)
+        own_ids = own_ids or any(event.own_id for event in write.events)
+    if own_ids:
+        duplicate = _duplicate_of(view, writes)
+        if duplicate is not None:
+            return Decision(None, duplicate)
+    for write, head in zip(writes, heads, strict=True):
+        if write.expected_version != ANY_VERSION:
+            _check_version(write, head)
     if command.condition is not None:
         hit = view.first_match(command.condition.query, command.condition.after)
         if hit is not None:
             raise ConditionFailed(hit)
-    return _record(state, command.writes, heads, next_epoch_us(state, clock_us), reading_us)
+    return _record(state, writes, heads, next_epoch_us(state, clock_us), reading_us)
 
 
 def _record(
@@ -171,11 +178,15 @@ def _record(
     position = state.position
     for write, head in zip(writes, heads, strict=True):
         stream_id = write.stream_id
-        version = -1 if head is None else head.version
-        first = version + 1
+        if not write.events:
+            actual = NO_STREAM if head is None else head.actual
+            results.append(Appended(stream_id, actual + 1, actual, position, False))  # noqa: FBT003
+            continue
+        first = 0 if head is None else head.version + 1
+        version = first
         for event in write.events:
-            version += 1
             position += 1
+            tags = event.tags
             rows.append(
                 (
                     stream_id,
@@ -188,17 +199,13 @@ def _record(
                     event.content_type,
                     event.metadata,
                     event.metadata_type,
-                    _encode_tags(event.tags) if event.tags else None,
+                    _encode_tags(tags) if tags else None,
                 )
             )
             own.append(event.own_id)
-        if write.events:
-            visible_from = 0 if head is None else head.visible_from
-            new_heads.append((stream_id, Head(version, visible_from)))
-            results.append(Appended(stream_id, first, version, position, duplicate=False))
-        else:
-            actual = NO_STREAM if head is None else head.actual
-            results.append(Appended(stream_id, actual + 1, actual, position, duplicate=False))
+            version += 1
+        new_heads.append((stream_id, Head(version - 1, 0 if head is None else head.visible_from)))
+        results.append(Appended(stream_id, first, version - 1, position, False))  # noqa: FBT003
     if not rows:
         return Decision(None, AppendedMany(position, results))
     state.position = position
@@ -208,8 +215,6 @@ def _record(
 
 def _check_version(write: Write, head: Head | None) -> None:
     expected = write.expected_version
-    if expected == ANY_VERSION:
-        return
     actual = NO_STREAM if head is None else head.actual
     if actual != expected and not (expected == STREAM_EXISTS and actual >= 0):
         raise WrongExpectedVersion(write.stream_id, expected, actual)

@@ -59,6 +59,8 @@ def _encode_json(value: Any, pointer: str) -> bytes:
         reason = "a str with a lone surrogate is not UTF-8"
     except ValueError:
         reason = "an int has more digits than Python converts"
+    except RecursionError:
+        reason = "nested too deeply"
     raise InvalidRequest(reason, pointer=pointer)
 
 

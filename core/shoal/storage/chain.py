@@ -21,6 +21,11 @@ def link(previous: bytes, row: Sequence[Any], own_id: bool, reading_us: int) -> 
     return sha256(previous + _encode((row, own_id, reading_us))).digest()
 
 
+def stream_digest(name: str, version: int, visible_from: int, tombstoned: bool, chain: bytes) -> bytes:  # noqa: FBT001 - a column
+    """Digest of a row of the stream table."""
+    return row_digest((name, version, visible_from, bool(tombstoned), chain))
+
+
 def row_digest(fields: Sequence[Any]) -> bytes:
     """Digest of a row outside the event table, 16 bytes."""
     return sha256(_encode(fields)).digest()[:16]

@@ -27,7 +27,7 @@ from shoal.store.ports import ApplyEntry, Need, ReadSet
 from shoal.types import Query
 
 CATALOG = "catalog.db"
-CHECKPOINT_BYTES = 4 * 1024 * 1024
+CHECKPOINT_BYTES = 16 * 1024 * 1024
 CHECKED_BYTES = 16 * 1024 * 1024
 
 
@@ -146,7 +146,7 @@ class Engine:
             state = store.state
             try:
                 decision = decide(
-                    state, _SqlView(store.db.connection), command, proposal.clock_us, proposal.reading_us
+                    state, _SqlView(store.connection), command, proposal.clock_us, proposal.reading_us
                 )
             except ShoalError:
                 continue  # it was refused then, too: that is its outcome
@@ -261,7 +261,7 @@ class Engine:
     def fetch(self, needs: Iterable[Need]) -> dict[str, ReadSet]:
         """Read sets from the writer's own connections: uncommitted rows included."""
         return {
-            need.store: fetch_one(self.stores[need.store].db.connection, need)
+            need.store: fetch_one(self.stores[need.store].connection, need)
             for need in needs
             if need.store in self.stores
         }

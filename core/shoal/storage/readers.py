@@ -17,6 +17,7 @@ import apsw
 from shoal.errors import DatabaseCorrupt, Timeout
 from shoal.storage.database import open_connection
 from shoal.storage.engine import fetch_one
+from shoal.storage.store_db import StoreDb
 from shoal.storage.workers import Worker
 from shoal.store.ports import Need, ReadSet
 
@@ -43,7 +44,7 @@ class StoreReaders:
         *,
         pool: Worker,
         writer: Worker,
-        writer_connection: apsw.Connection,
+        store: StoreDb,
         timeout_ms: int,
         failed: Callable[[BaseException], None],
         vfs: str | None = None,
@@ -51,7 +52,7 @@ class StoreReaders:
         self._path = path
         self._pool = pool
         self._writer = writer
-        self._writer_connection = writer_connection
+        self._store = store
         self._timeout_ms = timeout_ms
         self._failed = failed
         self._vfs = vfs
@@ -69,7 +70,7 @@ class StoreReaders:
 
     async def run_on_writer(self, query: Callable[..., T], *arguments: Any) -> T:
         """See shoal.store.ports.Reader."""
-        return await self._await(self._writer, partial(query, self._writer_connection, *arguments), None)
+        return await self._await(self._writer, lambda: query(self._store.connection, *arguments), None)
 
     async def _await(self, worker: Worker, job: Callable[[], T], running: _Running | None) -> T:
         self.reads += 1

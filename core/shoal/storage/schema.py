@@ -18,7 +18,8 @@ STORE_MIGRATIONS: tuple[str, ...] = (
         version INTEGER NOT NULL,
         visible_from INTEGER NOT NULL,
         tombstoned INTEGER NOT NULL,
-        chain BLOB NOT NULL
+        chain BLOB NOT NULL,
+        digest BLOB NOT NULL
     );
     CREATE TABLE type (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, events INTEGER NOT NULL);
     CREATE TABLE tag (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, events INTEGER NOT NULL);
@@ -56,7 +57,7 @@ STORE_MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE reclaim (stream INTEGER PRIMARY KEY)
     """,
 )
-"""`stream.chain` is the chain value of its last event; `reclaim` lists tombstoned streams with rows left."""
+"""`digest` columns cover the other columns of their row (shoal.storage.chain). `stream.chain` is the chain value of its last event; `reclaim` lists tombstoned streams with rows left."""
 
 CATALOG_MIGRATIONS: tuple[str, ...] = (
     """

@@ -25,7 +25,7 @@ from shoal.model.machine import (
     StreamDeleted,
     decode_tags,
 )
-from shoal.storage.chain import GENESIS, link, row_digest
+from shoal.storage.chain import GENESIS, link, row_digest, stream_digest
 from shoal.storage.database import Database
 from shoal.storage.schema import STORE_MIGRATIONS
 
@@ -45,6 +45,9 @@ class StoreDb:
         self._streams: dict[str, tuple[int, bytes]] = {}
         self._types: dict[str, int] = {}
         self._tags: dict[str, int] = {}
+        self._moved: dict[str, Head] = {}
+        self._type_counts: dict[int, int] = {}
+        self._tag_counts: dict[int, int] = {}
         self.rows_inserted = 0
         self.bytes_inserted = 0
         self.reclaiming = self._one("SELECT count(*) FROM reclaim") > 0
@@ -78,16 +81,43 @@ class StoreDb:
     def commit(self, index: int, term: int) -> None:
         """Commit what is open; `index` is the last entry applied to any store."""
         self.db.begin()
+        self.flush()
         meta = self.db.meta
         self.db.put_meta(position=meta.get("position", 0), epoch_us=meta.get("epoch_us", 0))
         self.db.commit(index, term)
 
+    def flush(self) -> None:
+        """Write heads and counts that were kept back: a busy stream's row is written once per commit."""
+        if self._moved:
+            self.db.connection.executemany(
+                "UPDATE stream SET version=?, chain=?, digest=? WHERE id=?",
+                [self._stream_row(name, head) for name, head in self._moved.items()],
+            )
+            self._moved.clear()
+        for table, counts in (("type", self._type_counts), ("tag", self._tag_counts)):
+            if counts:
+                self.db.connection.executemany(
+                    f"UPDATE {table} SET events=events+? WHERE id=?",  # noqa: S608 - our own table names
+                    [(count, number) for number, count in counts.items()],
+                )
+                counts.clear()
+
+    def _stream_row(self, name: str, head: Head) -> tuple[int, bytes, bytes, int]:
+        number, chain = self._streams[name]
+        digest = stream_digest(name, head.version, head.visible_from, head.tombstoned, chain)
+        return head.version, chain, digest, number
+
+    @property
+    def connection(self) -> apsw.Connection:
+        """The writer's connection, for a read that must see everything applied."""
+        self.flush()
+        return self.db.connection
+
     def rollback(self) -> None:
         """Drop what is open, and what was remembered of it."""
         self.db.rollback()
-        self._streams.clear()
-        self._types.clear()
-        self._tags.clear()
+        for kept in (self._streams, self._types, self._tags, self._moved, self._type_counts, self._tag_counts):
+            kept.clear()
 
     def _append(self, change: RowsAppended) -> None:
         rows = self._with_chain(change)
@@ -110,7 +140,7 @@ class StoreDb:
         chains = {stream_id: chain for stream_id, (_, chain) in numbers.items()}
         reading = change.reading_us
         types: dict[str, int] = {}
-        counts: dict[int, int] = {}
+        counts = self._type_counts
         rows: list[tuple[Any, ...]] = []
         for row, own in zip(change.rows, change.own, strict=True):
             stream_id, version, position, event_id, name, epoch_us, data, ctype, meta, mtype, tags = row
@@ -137,18 +167,14 @@ class StoreDb:
                     chain,
                 )
             )
-        execute = self.db.connection.execute
         for stream_id, head in heads.items():
-            number, chain = numbers[stream_id][0], chains[stream_id]
-            execute("UPDATE stream SET version=?, chain=? WHERE id=?", (head.version, chain, number))
-            self._streams[stream_id] = (number, chain)
-        for kind, count in counts.items():
-            execute("UPDATE type SET events=events+? WHERE id=?", (count, kind))
+            self._streams[stream_id] = (numbers[stream_id][0], chains[stream_id])
+            self._moved[stream_id] = head
         return rows
 
     def _index_tags(self, rows: Sequence[Row]) -> None:
         pairs: list[tuple[int, int]] = []
-        counts: dict[int, int] = {}
+        counts = self._tag_counts
         for row in rows:
             if row[10] is not None:
                 for name in dict.fromkeys(decode_tags(row[10])):
@@ -157,16 +183,15 @@ class StoreDb:
                     counts[tag] = counts.get(tag, 0) + 1
         if pairs:
             self.db.connection.executemany("INSERT INTO tagged VALUES (?,?)", pairs)
-            self.db.connection.executemany(
-                "UPDATE tag SET events=events+? WHERE id=?", [(n, tag) for tag, n in counts.items()]
-            )
 
     def _delete(self, change: StreamDeleted) -> None:
         head = change.head
-        number, _ = self._stream(change.stream_id, head)
+        self.flush()
+        number, chain = self._stream(change.stream_id, head)
+        digest = stream_digest(change.stream_id, head.version, head.visible_from, head.tombstoned, chain)
         self.db.connection.execute(
-            "UPDATE stream SET version=?, visible_from=?, tombstoned=? WHERE id=?",
-            (head.version, head.visible_from, head.tombstoned, number),
+            "UPDATE stream SET version=?, visible_from=?, tombstoned=?, digest=? WHERE id=?",
+            (head.version, head.visible_from, head.tombstoned, digest, number),
         )
         self.db.connection.execute("DELETE FROM snapshot WHERE stream=?", (change.stream_id,))
         if head.tombstoned:
@@ -196,8 +221,8 @@ class StoreDb:
             for name in dict.fromkeys(decode_tags(tags)) if tags else ():
                 tag = self._tag(name)
                 self.db.connection.execute("DELETE FROM tagged WHERE tag=? AND position=?", (tag, position))
-                self.db.connection.execute("UPDATE tag SET events=events-1 WHERE id=?", (tag,))
-            self.db.connection.execute("UPDATE type SET events=events-1 WHERE id=?", (kind,))
+                self._tag_counts[tag] = self._tag_counts.get(tag, 0) - 1
+            self._type_counts[kind] = self._type_counts.get(kind, 0) - 1
         self.db.connection.executemany("DELETE FROM event WHERE position=?", positions)
 
     def _save_snapshot(self, change: SnapshotSaved) -> None:
@@ -233,12 +258,14 @@ class StoreDb:
             "SELECT id, chain FROM stream WHERE name=?", (stream_id,)
         ).fetchone()
         if found is None:
+            digest = stream_digest(stream_id, head.version, head.visible_from, head.tombstoned, GENESIS)
             self.db.connection.execute(
-                "INSERT INTO stream (name, version, visible_from, tombstoned, chain) VALUES (?,?,?,?,?)",
-                (stream_id, head.version, head.visible_from, head.tombstoned, GENESIS),
+                "INSERT INTO stream (name, version, visible_from, tombstoned, chain, digest) VALUES (?,?,?,?,?,?)",
+                (stream_id, head.version, head.visible_from, head.tombstoned, GENESIS, digest),
             )
             found = (self.db.connection.last_insert_rowid(), GENESIS)
         if len(self._streams) >= _CACHED_NAMES:
+            self.flush()
             self._streams.clear()
         self._streams[stream_id] = (found[0], found[1])
         return self._streams[stream_id]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from shoal.accel.hash import stream_partition
 from shoal.errors import ShuttingDown, Timeout
@@ -13,6 +14,8 @@ from shoal.store.memory import StoreMemory
 from shoal.store.ports import Queries, Reader
 from shoal.store.sequencer import Sequencer
 from shoal.types import Limits
+
+T = TypeVar("T")
 
 
 class StoreContext:
@@ -60,6 +63,11 @@ class StoreContext:
         return self.sequencer.submit(
             command, size, lane=lane, lane_limit=self._queue_limit, timeout_ms=self._timeout_ms
         )
+
+    async def read_applied(self, query: Callable[..., T], *arguments: Any) -> T:
+        """A query on the writer's connection, which sees everything decided until now."""
+        self.sequencer.hand_over()
+        return await self.reader.run_on_writer(query, *arguments)
 
     def _wake(self) -> None:
         self._moved.set()

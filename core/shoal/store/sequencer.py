@@ -104,6 +104,7 @@ class Sequencer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._stalled = False
+        self._decided: list[ApplyEntry] = []
         self.stores: dict[str, StoreMemory] = {}
         self.listeners: dict[str, Callable[[], None]] = {}
         self.counters = Counters()
@@ -180,13 +181,15 @@ class Sequencer:
             return
         if self._applier.backlog > BACKLOG_HIGH:
             self._stalled = True
+            self.hand_over()
             return
         batch = self._gather()
-        if not batch:
+        if batch:
+            self._idle.clear()
+            self._propose(batch, use_reserve=False)
+        else:
             self._idle.set()
-            return
-        self._idle.clear()
-        self._propose(batch, use_reserve=False)
+        self.hand_over()
 
     def _gather(self) -> list[Pending]:
         """Commands for the next entry: from every lane in turn, so that a busy one starves no other."""
@@ -221,6 +224,8 @@ class Sequencer:
         self._fetched = None if needs else {}
         self._consensus.propose(encode(proposal), self._on_proposed, use_reserve=use_reserve)
         if needs:
+            if any(need.on_writer for need in needs):
+                self.hand_over()
             self._fetcher.fetch(needs, self._on_fetched)
 
     def _needs(self, batch: list[Pending]) -> list[Need]:
@@ -267,7 +272,17 @@ class Sequencer:
             raise
         self._in_flight, self._proposal = [], None
         self._forget_committed()
-        self._turn()
+        self._wake()
+
+    def hand_over(self) -> None:
+        """Give decided entries to the writer thread.
+
+        It happens after the next proposal, so that the writer works while the disk syncs and not while
+        answered callers run; whoever reads on the writer's connection calls it first.
+        """
+        for entry in self._decided:
+            self._applier.apply(entry)
+        self._decided.clear()
 
     def _break(self, error: BaseException) -> None:
         """The log or the database failed: nothing more can be promised, the node ends."""
@@ -293,7 +308,7 @@ class Sequencer:
         if again:
             self._propose(again, use_reserve=True)
         else:
-            self._turn()
+            self._wake()
 
     # -- deciding --------------------------------------------------------------------------------
 
@@ -330,7 +345,7 @@ class Sequencer:
             for name, found in changes.items()
             if name in self.stores
         ]
-        self._applier.apply(ApplyEntry(index, proposed.term, stores, catalog))
+        self._decided.append(ApplyEntry(index, proposed.term, stores, catalog))
         for future, answer in answers:
             if future.done():
                 continue
@@ -397,6 +412,7 @@ class Sequencer:
             self._idle.clear()
             self._wake()
             await self._idle.wait()
+        self.hand_over()
 
 
 def _need_of_append(need: Need, memory: StoreMemory, command: Append) -> None:

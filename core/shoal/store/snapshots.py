@@ -100,7 +100,7 @@ class LocalSnapshots:
     ) -> builtins.list[Snapshot]:
         context = self._context
         payload.check_stream_id(stream_id, context.limits)
-        return await context.reader.run_on_writer(context.queries.snapshots, stream_id, version, latest)
+        return await context.read_applied(context.queries.snapshots, stream_id, version, latest)
 
     def _observe(self, event: telemetry.EventName, stream_id: str, version: int, size: int, started: int) -> None:
         if telemetry.enabled(event):

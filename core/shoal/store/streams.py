@@ -51,7 +51,7 @@ class LocalStreams:
     ) -> Appended:
         """See shoal.store.api.Streams."""
         proposed = payload.prepare_all(events, self._context.limits, self._context.ids)
-        answer = await self.append_proposed([Write(stream_id, expected_version, proposed)])
+        answer = await self.append_proposed([Write(stream_id, plain_version(expected_version), proposed)])
         return answer.results[0]
 
     async def append_many(
@@ -62,7 +62,7 @@ class LocalStreams:
         prepared = [
             Write(
                 write.stream_id,
-                write.expected_version,
+                plain_version(write.expected_version),
                 payload.prepare_all(write.events, context.limits, context.ids),
             )
             for write in writes
@@ -372,7 +372,7 @@ class LocalStreams:
         payload.check_event_id(event_id, context.limits)
         if stream_id is not None:
             payload.check_stream_id(stream_id, context.limits)
-        rows = await context.reader.run_on_writer(context.queries.events_of_id, pack(event_id), stream_id)
+        rows = await context.read_applied(context.queries.events_of_id, pack(event_id), stream_id)
         if not rows:
             raise NotFound(f"no event has the id {event_id!r}", event_id=event_id)
         if len(rows) > 1:
@@ -412,7 +412,7 @@ class LocalStreams:
         for name, value in (("prefix", prefix or None), ("pattern", pattern), ("after", after)):
             if value is not None:
                 payload.check_stream_id(value, context.limits, name)
-        found = await context.reader.run_on_writer(
+        found = await context.read_applied(
             context.queries.streams, prefix, pattern, after, count, system
         )
         return StreamsPage(found, found[-1].stream_id if len(found) == count else None)
@@ -422,9 +422,15 @@ class LocalStreams:
     ) -> None:
         """See shoal.store.api.Streams."""
         payload.check_writable_stream_id(stream_id, self._context.limits)
+        expected_version = plain_version(expected_version)
         check_expected_version(expected_version)
         command = DeleteStream(self._context.name, stream_id, expected_version, hard)
         await self._context.submit(command, stream_id, EVENT_OVERHEAD)
+
+
+def plain_version(value: int) -> int:
+    """An append's result is a version with more beside it; it may be the next one's expected version."""
+    return value.version if isinstance(value, Appended) else value
 
 
 def check_expected_version(value: Any) -> None:

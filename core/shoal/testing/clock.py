@@ -26,6 +26,10 @@ class FakeClock:
         """What was set, and what was advanced since."""
         return WallReading(self._epoch_us, self.quality)
 
+    def epoch_ms(self) -> int:
+        """The wall clock in milliseconds."""
+        return self._epoch_us // 1000
+
     def advance(self, ms: float) -> None:
         """Let `ms` milliseconds pass on both clocks."""
         if ms < 0:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,7 @@ class _Builder:
 def _brief(entry: Entry | None) -> str:
     if isinstance(entry, Write):
         return f"Write(node={entry.node}, offset={entry.offset}, {len(entry.data)} bytes, size={entry.size})"
-    return repr(entry)
+    return textwrap.shorten(repr(entry), 120)
 
 
 def _remove(place: str, *, is_directory: bool) -> None:

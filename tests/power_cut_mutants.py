@@ -1,0 +1,67 @@
+"""Rules of storage broken on purpose. The power-cut suite must find each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from shoal.storage.database import Database
+from shoal.storage.files import Files
+
+Wrap = Callable[[Files], Files]
+
+
+class _NoSync:
+    """Files whose data sync does nothing."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._files, name)
+
+    def sync_data(self, fd: int) -> None:
+        """Forget it."""
+
+
+def _dropped_at_commit(commit: Callable[[Database, int, int], None]) -> Callable[[Database, int, int], None]:
+    def mutant(self: Database, index: int, term: int) -> None:
+        commit(self, index, term)
+        self.durable_index = self.applied_index
+
+    return mutant
+
+
+def _applied_apart(self: Database, index: int, term: int) -> None:
+    self.begin()
+    self.connection.execute("COMMIT")
+    self._open = False
+    if index > self.applied_index:
+        self.put_meta(applied_index=index, applied_term=term)
+        self.applied_index, self.applied_term = index, term
+
+
+MUTANTS = ("no fdatasync", "segment dropped at commit", "applied_index outside the transaction")
+
+
+@contextmanager
+def applied(name: str | None) -> Iterator[Wrap]:
+    """Break the rule while a workload runs; gives what wraps the journal's files."""
+    commit = Database.commit
+    wrap: Wrap = lambda files: files  # noqa: E731
+    match name:
+        case None:
+            pass
+        case "no fdatasync":
+            wrap = lambda files: _NoSync(files)  # noqa: E731, PLW0108
+        case "segment dropped at commit":
+            Database.commit = _dropped_at_commit(commit)
+        case "applied_index outside the transaction":
+            Database.commit = _applied_apart
+        case _:
+            raise ValueError(name)
+    try:
+        yield wrap
+    finally:
+        Database.commit = commit

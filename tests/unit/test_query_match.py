@@ -1,0 +1,95 @@
+"""Filters and queries as predicates over events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shoal.errors import InvalidRequest
+from shoal.model.query import check_filter, check_query, compile_filter, compile_query
+from shoal.types import EventFilter, Limits, Query, QueryItem
+
+LIMITS = Limits()
+EVENT = ("order-1", "order_placed", ["region:eu", "vip"])
+SYSTEM = ("$link:x", "order_placed", ["vip"])
+
+
+@pytest.mark.parametrize(
+    ("selection", "selected"),
+    [
+        (EventFilter(), True),
+        (EventFilter(types=("order_placed",)), True),
+        (EventFilter(types=("a", "order_placed")), True),
+        (EventFilter(types=("order_",)), False),
+        (EventFilter(tags=("vip", "x")), True),
+        (EventFilter(tags=("x",)), False),
+        (EventFilter(tags=("vip", "region:eu"), tags_match="all"), True),
+        (EventFilter(tags=("vip", "x"), tags_match="all"), False),
+        (EventFilter(stream_pattern="order-*"), True),
+        (EventFilter(stream_pattern="order-?"), True),
+        (EventFilter(stream_pattern="order-"), False),
+        (EventFilter(types=("order_placed",), tags=("vip",), stream_pattern="*-1"), True),
+        (EventFilter(types=("order_placed",), tags=("x",), stream_pattern="*-1"), False),
+        (EventFilter(query=Query((QueryItem(("order_placed",), ("vip",)),))), True),
+        (EventFilter(types=("order_placed",), query=Query((QueryItem(("x",)),))), False),
+    ],
+)
+def test_every_part_of_a_filter_must_hold(selection: EventFilter, selected: bool) -> None:
+    assert compile_filter(selection)(*EVENT) is selected
+
+
+def test_the_stores_own_streams_are_selected_only_on_demand() -> None:
+    assert not compile_filter(EventFilter())(*SYSTEM)
+    assert not compile_filter(EventFilter(stream_pattern="*"))(*SYSTEM)
+    assert compile_filter(EventFilter(system=True))(*SYSTEM)
+    assert compile_filter(EventFilter(system=True, stream_pattern="$link:*"))(*SYSTEM)
+
+
+@pytest.mark.parametrize(
+    ("items", "selected"),
+    [
+        ((QueryItem(),), True),
+        ((QueryItem(types=("order_placed", "x")),), True),
+        ((QueryItem(tags=("vip", "region:eu")),), True),
+        ((QueryItem(tags=("vip", "x")),), False),
+        ((QueryItem(("x",), ("vip",)),), False),
+        ((QueryItem(("x",)), QueryItem(("order_placed",), ("vip",))), True),
+        ((QueryItem(("x",)), QueryItem(("y",))), False),
+        ((), False),
+    ],
+)
+def test_types_are_or_tags_and_items_or(items: tuple[QueryItem, ...], selected: bool) -> None:
+    assert compile_query(Query(items))(*EVENT) is selected
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [
+        (Query(()), "query/items"),
+        (Query((QueryItem(),) * 65), "query/items"),
+        (Query((QueryItem(), QueryItem(("",)))), "query/items/1/types/0"),
+        (Query((QueryItem(tags=("a", "b\0")),)), "query/items/0/tags/1"),
+        (Query((QueryItem(types=("t",) * 65),)), "query/items/0/types"),
+    ],
+)
+def test_a_query_that_cannot_be_meant_is_refused(query: Query, pointer: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        check_query(query, LIMITS)
+    assert caught.value.pointer == pointer
+    with pytest.raises(InvalidRequest):
+        check_filter(EventFilter(query=query), LIMITS)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"types": ("",)}, {"tags": ("\ud800",)}, {"stream_pattern": ""}, {"stream_pattern": "*" * 513}]
+)
+def test_a_filter_that_cannot_be_meant_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        check_filter(EventFilter(**bad), LIMITS)
+
+
+def test_a_good_filter_and_query_pass() -> None:
+    query = Query((QueryItem(("t",), ("a",)), QueryItem()))
+    check_query(query, LIMITS)
+    check_filter(EventFilter(("t",), ("a",), "all", "order-*", query), LIMITS)
