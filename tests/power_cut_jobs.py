@@ -37,7 +37,7 @@ from shoal.testing.inline_worker import InlineWorker
 
 ROUNDS: Final = 60
 ROUNDS_AFTER: Final = 6
-IMAGES_AFTER: Final = 60
+IMAGES_AFTER: Final = 100
 KEPT_FAILURES: Final = 5
 
 

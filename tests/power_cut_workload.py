@@ -111,13 +111,14 @@ class Model:
             return
         for write, result in zip(writes, answer.results, strict=True):
             self._append_to(write, result)
-        assert not any(write.events for write in writes) or answer.position == len(self.events)
+        if any(write.events for write in writes):
+            same("position", answer.position, len(self.events))
         self._note()
 
     def _append_to(self, write: StreamWrite, result: Appended) -> None:
         before = self.streams.get(write.stream_id, StreamState())
         if not write.events:
-            assert int(result) == before.actual
+            same("version of nothing appended", int(result), before.actual)
             return
         version = before.version
         for event in write.events:
@@ -133,8 +134,8 @@ class Model:
                     event.tags,
                 )
             )
-        assert (result.first_version, int(result)) == (before.version + 1, version)
-        assert result.position == len(self.events)
+        same("versions", (result.first_version, int(result)), (before.version + 1, version))
+        same("position", result.position, len(self.events))
         self.streams[write.stream_id] = before._replace(version=version)
 
     def deleted(self, stream_id: str, *, hard: bool) -> None:
@@ -182,21 +183,25 @@ class Workload:
 
     async def look(self, store: Store) -> None:
         """All that can be read is what the model says, by the public interface."""
-        events = await store.streams.read_all(None, 10_000)
         readable = [
-            position
+            (position, event)
             for position, event in enumerate(self.model.events, 1)
-            if event.version >= (state := self.model.streams[event.stream_id]).visible_from and state.actual >= 0
+            if self.model.actual(event.stream_id) >= 0
+            and event.version >= self.model.streams[event.stream_id].visible_from
         ]
-        assert [event.position for event in events] == readable
-        for event in events:
-            stored = self.model.events[event.position - 1]
-            assert (event.stream_id, event.version, event.data) == (stored.stream_id, stored.version, stored.data)
+        events = await store.streams.read_all(None, 10_000)
+        same("events", [event.position for event in events], [position for position, _ in readable])
+        for event, (position, stored) in zip(events, readable, strict=True):
+            found = (event.stream_id, event.version, event.data)
+            same(f"event {position}", found, (stored.stream_id, stored.version, stored.data))
         for stream_id in STREAMS:
             actual = self.model.actual(stream_id)
-            assert await store.streams.get_version(stream_id) == actual
-            saved = [snapshot.data for snapshot in await store.snapshots.list(stream_id)]
-            assert saved == [data for (name, _), data in sorted(self.model.snapshots.items()) if name == stream_id]
+            same(f"version of {stream_id}", await store.streams.get_version(stream_id), actual)
+            snapshots = [(snapshot.version, snapshot.data) for snapshot in await store.snapshots.list(stream_id)]
+            usable = actual >= 0 or stream_id not in self.model.streams
+            kept = self.model.snapshots.items() if usable else ()
+            saved = sorted((version, data) for (name, version), data in kept if name == stream_id)
+            same(f"snapshots of {stream_id}", snapshots, saved)
             if actual >= 0:
                 await self._must_conflict(store, stream_id)
 
@@ -210,27 +215,21 @@ class Workload:
     async def retry(self, store: Store, unanswered: Sequence[Sequence[StreamWrite]]) -> None:
         """What a client does whose request the power cut left unanswered: the same again, never twice there."""
         for writes in unanswered:
-            own = [(write.stream_id, event.event_id) for write in writes for event in write.events]
-            if not own or not all(event_id for _, event_id in own):
-                continue
-            there = {(event.stream_id, event.event_id) for event in self.model.events}
-            if any(self.model.streams.get(write.stream_id, StreamState()).tombstoned for write in writes):
-                continue
-            answer = await store.streams.append_many(
-                [StreamWrite(write.stream_id, ANY_VERSION, write.events) for write in writes]
-            )
-            assert answer.duplicate == (own[0] in there)
-            self.model.appended(writes, answer)
+            ids = [(write.stream_id, event.event_id) for write in writes for event in write.events]
+            if ids and all(event_id for _, event_id in ids):
+                there = {(event.stream_id, event.event_id) for event in self.model.events}
+                again = [StreamWrite(write.stream_id, ANY_VERSION, write.events) for write in writes]
+                await self._write(store, again, there=ids[0] in there)
 
     async def _read_back(self, store: Store) -> None:
         """What was answered can be read at once, whether SQLite has it yet or not."""
         stream_id = self.rng.choice(STREAMS)
         actual = self.model.actual(stream_id)
-        assert await store.streams.get_version(stream_id) == actual
+        same(f"version of {stream_id}", await store.streams.get_version(stream_id), actual)
         if actual >= 0:
             (last,) = await store.streams.read(stream_id, None, 1, "backward")
-            assert last.version == actual
-            assert last.data == self.model.events[last.position - 1].data
+            stored = self.model.events[last.position - 1]
+            same(f"last event of {stream_id}", (last.version, last.data), (actual, stored.data))
 
     def _command(self, store: Store) -> Awaitable[None]:
         choices: list[tuple[int, Callable[[Store], Awaitable[None]]]] = [
@@ -307,9 +306,16 @@ class Workload:
         )
 
     async def _write(
-        self, store: Store, writes: list[StreamWrite], condition: Condition | None = None
+        self,
+        store: Store,
+        writes: list[StreamWrite],
+        condition: Condition | None = None,
+        *,
+        there: bool | None = None,
     ) -> None:
         def accepted(answer: AppendedMany) -> None:
+            if there is not None:
+                same("duplicate", answer.duplicate, there)
             self.model.appended(writes, answer)
             own = all(event.event_id for write in writes for event in write.events)
             if own and len(writes) == 1 and writes[0].events and not answer.duplicate:
@@ -354,3 +360,9 @@ class Workload:
             tags=rng.sample(TAGS, rng.randint(1, 2)) if rng.random() < 0.5 else None,
             event_id=event_id,
         )
+
+
+def same(what: str, found: object, wanted: object) -> None:
+    """Raise unless they are equal; where this runs, no test framework explains a bare assertion."""
+    if found != wanted:
+        raise AssertionError(f"{what}: {found!r}, not {wanted!r}")

@@ -45,6 +45,8 @@ class EventIds:
         tails = self._tails
         while len(tails) < count:
             tails += [tail & _TAIL_BITS | _VARIANT for tail in _WORDS.unpack(self._entropy(_WORDS.size))]
+        if count == 1:  # the usual append: spare setting up a loop
+            return [_HEAD_AND_TAIL(tick >> _COUNTER_BITS << 16 | _VERSION | tick & _COUNTER, tails.pop())]
         return [
             _HEAD_AND_TAIL(each >> _COUNTER_BITS << 16 | _VERSION | each & _COUNTER, tails.pop())
             for each in range(tick, tick + count)

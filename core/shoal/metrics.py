@@ -1,15 +1,16 @@
 """Metrics for Prometheus: what telemetry events say, what a node counts itself, what the kernel counts.
 
 `METRICS` names every metric with its kind and help. A node's `stats()` gives plain numbers under these names
-without the prefix, `name` or `name:store`; a name that is not listed is shown too, as a counter if it ends in
-`_total`, else as a gauge. Both `shoal_bytes_written_total` and `shoal_event_bytes_total` count since the process
-began, so that their quotient is the measured write amplification.
+without the prefix, `name` or `name:label`, and what it counts itself is not also counted from events; a name
+that is not listed is shown too, as a counter if it ends in `_total`, else as a gauge. Both
+`shoal_bytes_written_total` and `shoal_event_bytes_total` count since the process began, so that their quotient
+is the measured write amplification.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -51,19 +52,27 @@ METRICS: Final[Mapping[str, Metric]] = {
     "telemetry_handlers_failed_total": Metric("counter", "Telemetry handlers detached since they raised."),
     "bytes_written_total": Metric("counter", "Bytes this process caused to be written to disks (kernel)."),
     "event_bytes_total": Metric("counter", "Payload bytes of the events appended.", "store"),
-    "head_position": Metric("gauge", "Position of the last event.", "store"),
-    "pending_appends": Metric("gauge", "Appends that wait for their answer.", "store"),
-    "pending_rows": Metric("gauge", "Rows not committed to SQLite yet.", "store"),
-    "commit_index": Metric("gauge", "Last journal index known committed."),
-    "applied_index": Metric("gauge", "Last journal index applied."),
-    "term": Metric("gauge", "Raft's term."),
+    "entries_total": Metric("counter", "Entries proposed; appends that come together share one."),
+    "commands_total": Metric("counter", "Commands in these entries."),
+    "refused_total": Metric("counter", "Commands that the state machine refused."),
+    "journal_syncs_total": Metric("counter", "fdatasync calls of the journal."),
+    "journal_sync_seconds_total": Metric("counter", "Time spent in them."),
     "journal_segments": Metric("gauge", "Segments of the journal."),
+    "database_commits_total": Metric("counter", "Commits of SQLite."),
+    "http_answers_total": Metric("counter", "Answers given over HTTP.", "status"),
+    "appends_waiting": Metric("gauge", "Appends that wait for their turn."),
+    "writer_backlog_rows": Metric("gauge", "Rows that wait for SQLite's writer."),
+    "head_position": Metric("gauge", "Position of the last event.", "store"),
+    "stores": Metric("gauge", "Stores of the node."),
 }
 _CONFLICTS: Final = frozenset({"wrong-expected-version", "condition-failed"})
 _BOUNDS_S: Final = (
     *(0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
     *(0.1, 0.2, 0.5, 1.0, 2.0, 5.0),
 )
+
+
+_BOUNDS_NS: Final = tuple(round(bound * 1e9) for bound in _BOUNDS_S)
 
 
 def bytes_written() -> int | None:
@@ -80,12 +89,12 @@ class Histogram:
     """Counts by upper bound, in seconds; written by one thread, read by any."""
 
     def __init__(self) -> None:
-        self._counts = [0] * (len(_BOUNDS_S) + 1)
+        self._counts = [0] * (len(_BOUNDS_NS) + 1)
         self._sum_ns = 0
 
     def observe_ns(self, duration_ns: int) -> None:
         """Count one duration."""
-        self._counts[bisect_left(_BOUNDS_S, duration_ns / 1e9)] += 1
+        self._counts[bisect_left(_BOUNDS_NS, duration_ns)] += 1
         self._sum_ns += duration_ns
 
     def buckets(self) -> list[tuple[str, float]]:
@@ -102,6 +111,18 @@ class Histogram:
         return self._sum_ns / 1e9
 
 
+class _OfStore:
+    """Counts of one store's appends and reads: attributes, since these grow with every one of them."""
+
+    __slots__ = ("appends_total", "events_appended_total", "events_read_total", "reads_total")
+
+    def __init__(self) -> None:
+        self.appends_total = 0
+        self.events_appended_total = 0
+        self.reads_total = 0
+        self.events_read_total = 0
+
+
 class Metrics:
     """Listens while attached; `render` gives the page for a scrape."""
 
@@ -115,9 +136,12 @@ class Metrics:
         self._written = written
         self._handler_id = handler_id
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._stores: defaultdict[str, _OfStore] = defaultdict(_OfStore)
         self._histograms = {
             name: Histogram() for name, metric in METRICS.items() if metric.kind == "histogram"
         }
+        self._append_durations = self._histograms["append_duration_seconds"]
+        self._read_durations = self._histograms["read_duration_seconds"]
         self._heard: dict[EventName, Callable[[Values, Values], None]] = {
             telemetry.STREAM_WRITE_STOP: self._write_stop,
             telemetry.STREAM_WRITE_ERROR: self._write_error,
@@ -158,10 +182,10 @@ class Metrics:
         self._heard[event](measurements, metadata)
 
     def _write_stop(self, measurements: Values, metadata: Values) -> None:
-        store = metadata["store_id"]
-        self._counts["events_appended_total", store] += measurements["event_count"]
-        self._counts["appends_total", store] += 1
-        self._histograms["append_duration_seconds"].observe_ns(measurements["duration"])
+        store = self._stores[metadata["store_id"]]
+        store.appends_total += 1
+        store.events_appended_total += measurements["event_count"]
+        self._append_durations.observe_ns(measurements["duration"])
 
     def _write_error(self, _measurements: Values, metadata: Values) -> None:
         reason = str(metadata["reason"])
@@ -170,10 +194,10 @@ class Metrics:
             self._counts["conflicts_total", metadata["store_id"]] += 1
 
     def _read_stop(self, measurements: Values, metadata: Values) -> None:
-        store = metadata["store_id"]
-        self._counts["reads_total", store] += 1
-        self._counts["events_read_total", store] += measurements["event_count"]
-        self._histograms["read_duration_seconds"].observe_ns(measurements["duration"])
+        store = self._stores[metadata["store_id"]]
+        store.reads_total += 1
+        store.events_read_total += measurements["event_count"]
+        self._read_durations.observe_ns(measurements["duration"])
 
     def _snapshot_created(self, _measurements: Values, metadata: Values) -> None:
         self._counts["snapshots_saved_total", metadata["store_id"]] += 1
@@ -195,14 +219,22 @@ class Metrics:
     def _handler_failed(self, measurements: Values, _metadata: Values) -> None:
         self._counts["telemetry_handlers_failed_total", ""] += measurements["count"]
 
-    def _numbers(self) -> dict[str, dict[str, float]]:
-        """Everything but histograms: metric -> label's value -> number."""
+    def _heard_numbers(self) -> dict[str, dict[str, float]]:
+        """What events said, but for histograms: metric -> label's value -> number."""
         numbers: dict[str, dict[str, float]] = {}
         for (name, label), count in list(self._counts.items()):
             numbers.setdefault(name, {})[label] = count
+        for label, of_store in list(self._stores.items()):
+            for name in _OfStore.__slots__:
+                numbers.setdefault(name, {})[label] = getattr(of_store, name)
+        return numbers
+
+    def _own_numbers(self) -> dict[str, dict[str, float]]:
+        """What the node and the kernel count, in the same form."""
+        numbers: dict[str, dict[str, float]] = {}
         for key, value in self._stats().items():
-            name, _, store = key.removeprefix("shoal_").partition(":")
-            numbers.setdefault(name, {})[store] = value
+            name, _, label = key.removeprefix("shoal_").partition(":")
+            numbers.setdefault(name, {})[label] = value
         written = self._written()
         if written is not None:
             numbers["bytes_written_total"] = {"": written}
@@ -211,7 +243,7 @@ class Metrics:
     def _families(self) -> Iterator[Any]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        for name, values in sorted(self._numbers().items()):
+        for name, values in sorted((self._heard_numbers() | self._own_numbers()).items()):
             kind: Kind = "counter" if name.endswith("_total") else "gauge"
             metric = METRICS.get(name, Metric(kind, "Counted by the node.", "store"))
             family = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily

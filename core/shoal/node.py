@@ -99,22 +99,26 @@ class Node:
         """
         require_safe_sqlite()
         node = cls(config, means or Means(clock=clock))
-        node._lock = Lock(config.data_dir)
+        node._make_workers()
+        node._lock = await _run(node._writer_worker, partial(Lock, config.data_dir))
         try:
             await node._open()
         except BaseException:
-            node._lock.close()
+            await _run(node._writer_worker, node._lock.close)
             raise
         return node
+
+    def _make_workers(self) -> None:
+        make = self._means.workers
+        stores = self.config.stores
+        self._journal_worker = make("journal", 1)
+        self._writer_worker = make("writer", 1)
+        self._reader_worker = make("reader", max(self.config.store(s.name).reader_pool_size for s in stores))
+        self._helper_worker = make("helper", 1)
 
     async def _open(self) -> None:
         means, config = self._means, self.config
         storage = config.storage
-        make = means.workers
-        self._journal_worker = make("journal", 1)
-        self._writer_worker = make("writer", 1)
-        self._reader_worker = make("reader", max(config.store(s.name).reader_pool_size for s in config.stores))
-        self._helper_worker = make("helper", 1)
         self._reserve = Reserve(means.files, config.data_dir, storage.reserve_bytes)
         opened: Opened = await _run(
             self._writer_worker,
@@ -328,7 +332,7 @@ class Node:
 
     def _fail(self, error: BaseException) -> None:
         if is_corrupt(error):
-            mark_suspect(self._engine.directory)
+            self._helper_worker.submit(partial(mark_suspect, self._engine.directory))
         if not self.failed.done():
             self.failed.set_exception(error)
             self.failed.exception()  # whoever awaits it still gets it; nobody has to
@@ -394,14 +398,10 @@ class Node:
         for context in self._contexts.values():
             context.close()
         self._writer.stop()
+        for worker in (self._reader_worker, self._helper_worker, self._journal_worker):
+            await _run(self._writer_worker, worker.close)
         await _run(self._writer_worker, partial(self._finish, commit=not broken))
-        for worker in (self._reader_worker, self._helper_worker, self._journal_worker, self._writer_worker):
-            await asyncio.to_thread(worker.close)
-        for readers in self._readers.values():
-            readers.close()
-        self._engine.close()
-        self._journal.close()
-        self._lock.close()
+        self._writer_worker.close()
         for name in self._stores:
             telemetry.emit(
                 telemetry.STORE_STOPPED,
@@ -415,6 +415,11 @@ class Node:
     def _finish(self, *, commit: bool) -> None:
         if commit:
             self._engine.commit()
+        for readers in self._readers.values():
+            readers.close()
+        self._engine.close()
+        self._journal.close()
+        self._lock.close()
 
 
 def _nothing() -> None:

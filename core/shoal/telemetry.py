@@ -190,8 +190,9 @@ class Span:
         self.result: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
+        if enabled(self._start):
+            emit(self._start, {"system_time": system_time()}, {**self._metadata, **self._starting})
         self._begin_ns = time.monotonic_ns()
-        emit(self._start, {"system_time": system_time()}, {**self._metadata, **self._starting})
         return self
 
     def __exit__(
@@ -199,8 +200,9 @@ class Span:
     ) -> None:
         duration = time.monotonic_ns() - self._begin_ns
         if error is None:
-            measurements = {"duration": duration, **self.measurements}
-            emit(self._stop, measurements, {**self._metadata, **self.result})
+            if enabled(self._stop):
+                measurements = {"duration": duration, **self.measurements}
+                emit(self._stop, measurements, {**self._metadata, **self.result})
         elif self._error is not None:
             reason = getattr(error, "code", None) or type(error).__name__
             emit(self._error, {"duration": duration}, {**self._metadata, "reason": reason})

@@ -53,7 +53,7 @@ class Shoal(click.Group):
         except BrokenPipeError:
             _forget_stdout()  # the reader has seen enough, as `head` does
             ctx.exit(0)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, click.Abort):
             ctx.exit(INTERRUPTED)
         return result
 

@@ -10,24 +10,26 @@ from pathlib import Path
 from shoal.errors import NotFound
 
 
+def require_board(data_dir: Path) -> None:
+    """Raises NotFound where no board was ever started."""
+    if not (data_dir / "db" / "CURRENT").exists():
+        raise NotFound(f"no board has been started on {data_dir}; name another with --data-dir")
+
+
 def database_file(data_dir: Path, store: str) -> Path:
     """The SQLite file of `store`. Raises NotFound, naming the stores that are there."""
+    require_board(data_dir)
     files = _database_files(data_dir)
     if store not in files:
-        there = f"it has {', '.join(sorted(files))}" if files else "no board has been started on it"
-        raise NotFound(
-            f"{data_dir} has no database of a store {store!r}: {there}; name another with --data-dir"
-        )
+        there = f"it has {', '.join(sorted(files))}" if files else "stores may have directories of their own"
+        raise NotFound(f"{data_dir} has no database of a store {store!r}: {there}")
     return files[store]
 
 
 def _database_files(data_dir: Path) -> dict[str, Path]:
     """The newest file of each store, in the generation that is in use."""
     root = data_dir / "db"
-    try:
-        directory = root / (root / "CURRENT").read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return {}
+    directory = root / (root / "CURRENT").read_text("utf-8", "replace").strip()
     found: dict[str, tuple[int, Path]] = {}
     for path in directory.glob("*.db"):
         if named := re.fullmatch(r"(.+)-(\d+)\.db", path.name):

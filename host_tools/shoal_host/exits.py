@@ -61,6 +61,8 @@ def exit_code(error: errors.ShoalError) -> int:
 
 def advice(error: errors.ShoalError) -> str:
     """What to do about `error`; empty where its own sentence says it."""
+    if error.outcome == "unknown":
+        return "it may be stored or not: look before you send it again, or send it with the same --event-id"
     return next((text for kind, text in _ADVICE if isinstance(error, kind)), "")
 
 

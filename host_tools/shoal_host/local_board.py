@@ -6,18 +6,21 @@ import asyncio
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from shoal.config import split_address
-from shoal.errors import ConfigError, ShoalError, Unavailable
+from shoal.errors import ConfigError, ShoalError, Unauthorized, Unavailable
+from shoal.tokens import TokenFile
 from shoal_host.children import Child
 
 READY_S: Final = 60.0
 STOP_S: Final = 20.0
 _POLL_S: Final = 0.05
+_OWN_NAME: Final = "shoal up"
 _EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - addresses to ask, not to listen on
 
 
@@ -29,6 +32,7 @@ class LocalNode:
     url: str
     data_dir: Path
     child: Child
+    token: str | None
 
     def fields(self) -> dict[str, object]:
         """As `shoal up --json` shows it."""
@@ -79,6 +83,7 @@ def _unusable(listen: str, port: int, error: OSError) -> str:
 async def start_node(data_dir: Path, listen: str, heard: Callable[[str], None]) -> LocalNode:
     """Start `shoald` and wait until it is ready. Raises Died, Unavailable."""
     require_free(listen)
+    token = await asyncio.to_thread(own_token, data_dir)
     child = await Child.start(
         "shoald",
         ["-m", "shoal", "--data-dir", str(data_dir), "--listen", listen],
@@ -87,22 +92,46 @@ async def start_node(data_dir: Path, listen: str, heard: Callable[[str], None]) 
     host, _, port = listen.rpartition(":")
     url = f"http://{_EVERYWHERE.get(host, host)}:{port}"
     try:
-        info = await _until_ready(child, url)
+        info = await _until_ready(child, url, token)
     except BaseException:
         await child.stop(STOP_S)
         raise
-    return LocalNode(str(info.get("node_id", "node-1")), url, data_dir, child)
+    return LocalNode(info["node"]["node_id"], url, data_dir, child, token)
+
+
+def own_token(data_dir: Path) -> str | None:
+    """A token for the agent and for showing its readings; None where the board asks for none.
+
+    SHOAL_TOKEN if it is set, else one made for this run; `revoke_own` takes it away again.
+    """
+    given = os.environ.get("SHOAL_TOKEN")
+    revoke_own(data_dir)
+    file = TokenFile(data_dir)
+    if given or not file.tokens():
+        return given
+    return file.add("append", name=_OWN_NAME, created_us=time.time_ns() // 1000)
+
+
+def revoke_own(data_dir: Path) -> None:
+    """Take away what `own_token` made, in this run or in one that was killed."""
+    file = TokenFile(data_dir)
+    for token in file.tokens():
+        if token.name == _OWN_NAME:
+            file.remove(token.id)
 
 
 async def start_agent(node: LocalNode, interval_s: float, heard: Callable[[str], None]) -> Child:
     """Start the board agent beside `node`."""
     arguments = ["-m", "shoal_device.agent", "--url", node.url, "--node", node.node_id]
-    return await Child.start("board agent", [*arguments, "--interval", f"{interval_s:g}"], heard=heard)
+    environ = dict(os.environ) | ({"SHOAL_TOKEN": node.token} if node.token else {})
+    return await Child.start(
+        "board agent", [*arguments, "--interval", f"{interval_s:g}"], environ=environ, heard=heard
+    )
 
 
-async def _until_ready(child: Child, url: str) -> dict[str, Any]:
+async def _until_ready(child: Child, url: str, token: str | None) -> dict[str, Any]:
     ended = asyncio.create_task(child.ended())
-    asking = asyncio.create_task(_ask(url))
+    asking = asyncio.create_task(_ask(url, token))
     try:
         await asyncio.wait((ended, asking), timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
@@ -115,17 +144,18 @@ async def _until_ready(child: Child, url: str) -> dict[str, Any]:
             task.cancel()
 
 
-async def _ask(url: str) -> dict[str, Any]:
-    """Ask until the board is ready; the result is what it says of itself, empty where that needs a token."""
+async def _ask(url: str, token: str | None) -> dict[str, Any]:
+    """Ask until the board is ready; the result is what it says of itself."""
     import aiohttp
 
-    token = os.environ.get("SHOAL_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with aiohttp.ClientSession(headers=headers) as session:
         while not await _is_ready(session, url):  # noqa: ASYNC110 - another process has no event to wait on
             await asyncio.sleep(_POLL_S)
         async with session.get(f"{url}/v1/info") as answer:
-            info: dict[str, Any] = await answer.json(content_type=None) if answer.status == 200 else {}
+            if answer.status != 200:
+                raise Unauthorized(f"the board answers {answer.status}: SHOAL_TOKEN is not a token of it")
+            info: dict[str, Any] = await answer.json()
             return info
 
 

@@ -1,49 +1,76 @@
-"""The makers of stores: every test here runs against each of them."""
+"""The makers of stores: every test here runs against each of them.
+
+All tests share one server with its node, since starting one takes longer than most tests; each test gets a
+store of its own in it, new and empty, and dropped afterwards. `test_reopening.py` opens its own nodes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
+from contextlib import AsyncExitStack
+from itertools import count
 
 import pytest
 
 import shoal
-from shoal.config import Config
+from shoal.config import Config, HttpConfig, StorageConfig
 from shoal.server import Shoald
 from shoal.store.api import Store
 
-Maker = Callable[[Path], AbstractAsyncContextManager[Store]]
+Maker = Callable[[Shoald, str], Store]
+
+names = (f"contract-{number}" for number in count())
 
 
-def embedded(data_dir: Path) -> AbstractAsyncContextManager[Store]:
-    """A store in this process."""
-    return shoal.open(data_dir=data_dir)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One event loop for all tests of this folder: the server's."""
+    here = __file__.rpartition("/")[0]
+    for item in items:
+        if str(item.path).startswith(here):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
-@asynccontextmanager
-async def http(data_dir: Path) -> AsyncIterator[Store]:
-    """A store behind a whole server, on loopback."""
-    config = Config(data_dir=data_dir, listen="127.0.0.1:0", telemetry_handlers=())
-    async with Shoald(config) as shoald, shoal.connect(*shoald.urls) as store:
-        yield store
+@pytest.fixture(scope="session")
+async def shoald(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shoald]:
+    """A whole server on loopback."""
+    config = Config(
+        data_dir=tmp_path_factory.mktemp("contract"),
+        listen="127.0.0.1:0",
+        telemetry_handlers=(),
+        storage=StorageConfig(segment_bytes=16 * 1024 * 1024, reserve_bytes=1024 * 1024),
+        http=HttpConfig(max_stores=10_000),
+    )
+    async with Shoald(config) as running:
+        yield running
 
 
-@asynccontextmanager
-async def http_two_urls(data_dir: Path) -> AsyncIterator[Store]:
-    """The same by two addresses: boards take turns, and reads say what they must have seen."""
-    config = Config(data_dir=data_dir, listen="127.0.0.1:0", telemetry_handlers=())
-    async with Shoald(config) as shoald:
-        (url,) = shoald.urls
-        async with shoal.connect(url, url.replace("127.0.0.1", "localhost")) as store:
-            yield store
+def embedded(shoald: Shoald, name: str) -> Store:
+    """What `shoal.open` gives: calls in this process."""
+    return shoald._node.store(name)
+
+
+def http(shoald: Shoald, name: str) -> Store:
+    """Over HTTP, from one address."""
+    return shoal.connect(*shoald.urls, store=name)
+
+
+def two_urls(shoald: Shoald, name: str) -> Store:
+    """Over HTTP, from two addresses by turns: reads say what they must have seen."""
+    (url,) = shoald.urls
+    return shoal.connect(url, url.replace("http://", "HTTP://"), store=name)
 
 
 MAKERS: tuple[Maker, ...] = (embedded, http)
 
 
 @pytest.fixture(params=MAKERS, ids=lambda maker: maker.__name__)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+async def store(request: pytest.FixtureRequest, shoald: Shoald) -> AsyncIterator[Store]:
     """An empty store."""
-    async with request.param(tmp_path) as made:
+    name = next(names)
+    await shoald._node.create_store(name)
+    made = request.param(shoald, name)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(shoald._node.drop_store, name)
+        if request.param is not embedded:
+            await stack.enter_async_context(made)
         yield made

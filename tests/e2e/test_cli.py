@@ -168,6 +168,24 @@ async def test_tokens_open_the_door_without_a_restart(board: Shoald) -> None:
     assert (await shoal("tokens", "revoke", made, *where)).code == 0
 
 
+async def test_verify_finds_a_changed_byte_and_says_where(board: Shoald) -> None:
+    lines = b"".join(b'"reading %d"\n' % n for n in range(100))
+    await shoal("append", "diary", "written", "-", "--url", board.url, stdin=lines)
+    where = ("--data-dir", str(board.data_dir), "--json")
+    assert (await shoal("verify", *where)).code == 5  # in use
+    assert await board.stop() == 0
+    sound = the_json(await shoal("verify", *where))
+    assert (sound["ok"], sound["streams"], sound["events"], sound["problems"]) == (True, 1, 100, [])
+    (path,) = (board.data_dir / "db/g1").glob("main-*.db")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"reading 77", b"reading 7x"))
+    damaged = await shoal("verify", *where)
+    assert damaged.code == 7
+    (problem,) = json.loads(damaged.out)["problems"]
+    assert "'diary', version 77" in problem["where"]
+    assert (await shoal("verify", "--data-dir", str(board.data_dir / "none"))).code == 4
+
+
 async def test_the_database_can_be_looked_into_but_not_changed(board: Shoald) -> None:
     lines = b'{"n": 1}\n{"n": 2}\n'
     await shoal("append", "s", "counted", "-", "--url", board.url, stdin=lines)

@@ -20,6 +20,8 @@ import psutil
 import pytest
 from e2e.shoald import Shoald, clean_environ, free_port
 
+from shoal.tokens import TokenFile
+
 PATIENCE_S = 40
 
 
@@ -117,12 +119,26 @@ async def test_json_names_the_nodes_and_the_same_command_brings_the_data_back(tm
             assert node["data_dir"] == str(tmp_path / "data")
             ids.add(node["id"])
             async with aiohttp.ClientSession() as session:
+                async with session.get(f"{node['url']}/v1/info") as answer:
+                    assert (await answer.json())["node"]["node_id"] == node["id"]
                 body: list[dict[str, Any]] = [{"event_type": "t", "data": round_}]
                 async with session.post(f"{node['url']}/v1/streams/s", json=body) as answer:
                     assert (await answer.json())["version"] == round_
             process.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
     assert len(ids) == 1
+
+
+async def test_a_board_with_tokens_shows_its_readings_too(tmp_path: Path) -> None:
+    """A token for the run is made, and gone afterwards; tokens of others stay."""
+    file = TokenFile(tmp_path / "data")
+    await asyncio.to_thread(file.add, "admin", name="mine")
+    async with up(tmp_path / "data", "--agent", "--interval", "0.2") as process:
+        await line_of(process, having="cpu")
+        assert {token.name for token in await asyncio.to_thread(file.tokens)} == {"mine", "shoal up"}
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+    assert [token.name for token in await asyncio.to_thread(file.tokens)] == ["mine"]
 
 
 async def test_a_board_that_dies_is_reported(tmp_path: Path) -> None:

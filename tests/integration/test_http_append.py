@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+from base64 import b64decode
 from typing import Any
 
 import cbor2
 import pytest
-from http_board import Board, running_board
+from http_board import Board
 
 EVENT = {"event_type": "reading", "data": {"c": 21.5}}
 CBOR = {"Content-Type": "application/cbor", "Accept": "application/cbor"}
 
 
-@pytest.fixture
-async def board(tmp_path: Path) -> AsyncIterator[Board]:
-    async with running_board(tmp_path / "data") as running:
-        yield running
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_append_answers_where_the_events_are(board: Board) -> None:
@@ -198,7 +194,7 @@ async def test_cbor_goes_in_and_comes_out(board: Board) -> None:
     assert read["events"][0]["data"] == event["data"]
     assert read["events"][0]["metadata"] == event["metadata"]
     as_json = (await board.call("GET", "/v1/streams/s/0")).json
-    assert cbor2.loads(__import__("base64").b64decode(as_json["data_base64"])) == event["data"]
+    assert cbor2.loads(b64decode(as_json["data_base64"])) == event["data"]
 
 
 @pytest.mark.parametrize(

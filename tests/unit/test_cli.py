@@ -154,6 +154,12 @@ def test_no_error_of_the_tree_ends_with_success() -> None:
         assert exit_code(kind.__new__(kind)) > 0, kind
 
 
+def test_an_unknown_outcome_is_told() -> None:
+    lost = errors.Timeout("no answer in time", outcome="unknown")
+    result = run("append", "s", "t", "1", store=Recorder(lost))
+    assert (result.exit_code, "may be stored or not" in result.stderr) == (5, True)
+
+
 def test_an_error_with_json_is_a_json_document() -> None:
     result = run("append", "s", "t", "1", "--json", store=Recorder(errors.WrongExpectedVersion("s", -1, 3)))
     fields = json.loads(result.stderr)["error"]

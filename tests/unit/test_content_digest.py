@@ -124,3 +124,8 @@ def test_whatever_is_stored_has_a_digest_of_its_own(raw: bytes, content_type: st
 def test_bytes_inside_a_value_are_not_their_base64() -> None:
     raw, content_type = encode_value({"a": b"\1"}, LIMITS)
     assert digest(raw, content_type) != digest(b'{"a":"AQ=="}')
+
+
+def test_what_cannot_be_read_is_equal_only_to_the_same_bytes_of_the_same_type() -> None:
+    digests = [digest(b"{"), digest(b"{", CBOR), digest(b"{", BINARY), digest(b"\x41{", CBOR), digest(b"{{")]
+    assert len(set(digests)) == len(digests)

@@ -93,6 +93,10 @@ def test_what_is_not_strict_json_is_refused_with_the_pointer(raw: bytes) -> None
         b'{"x":"\\":","a":1,"a":2}',
         b'{"x":":\\"","a" :1,"a":2}',
         b'{"":1,"":1}',
+        b'{"x":1,"a" :1,"a":2}',
+        b'{"x":1,"a"\t:1,"a":2}',
+        b'{"x":1,"a"\n:1,"a":2}',
+        b'{"x":1,"a"\r:1,"a":2}',
     ],
 )
 def test_a_key_twice_in_one_object_is_refused(raw: bytes) -> None:

@@ -243,12 +243,11 @@ class TestDeclarations:
         ]
         assert wrong == []
 
-    def test_an_event_without_handlers_costs_next_to_nothing(self) -> None:
-        each = (
-            min(timeit.repeat(lambda: telemetry.emit(STOP, MEASURED, ABOUT), number=20_000, repeat=5))
-            / 20_000
-        )
-        assert each < 2e-6  # 0.1 us on a quiet machine; this only catches a change of kind
+    def test_an_event_without_handlers_costs_about_a_look_up(self) -> None:
+        nothing: dict[Any, Any] = {}
+        look_up = min(timeit.repeat(lambda: nothing.get(STOP), number=5000, repeat=7))
+        emitting = min(timeit.repeat(lambda: telemetry.emit(STOP, MEASURED, ABOUT), number=5000, repeat=7))
+        assert emitting < 20 * look_up  # twice as much on a quiet machine; this catches a change of kind
 
 
 def assert_declared(recorder: Recorder) -> None:

@@ -64,6 +64,8 @@ class BodyReader:
                     chunks.append(chunk)
         except TimeoutError as error:
             raise SlowBody(f"the body did not arrive within {self._timeout_s:g} s") from error
+        except RuntimeError as error:  # aiohttp's word for a client that left before the body was asked for
+            raise ConnectionResetError("the client left before its body had arrived") from error
         except web.RequestPayloadError as error:
             raise InvalidRequest(f"the body is not valid HTTP: {error}") from error
         finally:

@@ -54,9 +54,8 @@ class Connections(web.Server):
         connection = request.protocol
         if not isinstance(connection, Connection):
             raise TypeError("a request came over a connection that is not ours")
-        connection.request_begins()
         response = await self._handler(request)
-        connection.request_ends(request, response)
+        connection.answered(request, response)
         return response
 
     def __call__(self) -> Any:
@@ -75,32 +74,29 @@ class Connections(web.Server):
 
 
 class Connection(web.RequestHandler):
-    """A connection with deadlines for a request's head and for an answer that nobody takes."""
+    """A connection with deadlines for a request's head and for an answer that nobody takes.
 
-    __slots__ = ("_busy", "_guard", "_head_bytes", "_head_since", "_head_timer", "_patient", "_stall_timer", "_time")
+    The head of a request is awaited while aiohttp has parsed no more requests than were answered.
+    """
+
+    __slots__ = ("_answers", "_guard", "_head_bytes", "_head_since", "_head_timer", "_patient", "_stall_timer", "_time")
 
     def __init__(self, server: Connections) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(server, loop=loop, **_SETTINGS)
         self._guard = server
         self._time = loop.time
-        self._busy = False
+        self._answers = 0
         self._patient = False
         self._head_since = 0.0
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
 
-    def request_begins(self) -> None:
-        """The head is complete: what arrives now is body, or the next request."""
-        self._busy = True
-        self._head_since = 0.0
-        self._head_bytes = 0
-
-    def request_ends(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+    def answered(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """The answer is known. A body that nobody read ends the connection, once the answer is sent."""
         if request.content.is_eof():
-            self._busy = False
+            self._answers += 1
         else:
             response.force_close()
 
@@ -109,14 +105,19 @@ class Connection(web.RequestHandler):
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        if not self._busy:
-            if self._head_bytes > _HEAD_BYTES:
-                self.force_close()
-                return
-            self._head_bytes += len(data)
-            if not self._head_since:
-                self._await_head()
+        if self._request_count != self._answers:  # the body of a request, or the next one already
+            super().data_received(data)
+            return
+        if self._head_bytes > _HEAD_BYTES:
+            self.force_close()
+            return
+        if not self._head_since:
+            self._await_head()
+        self._head_bytes += len(data)
         super().data_received(data)
+        if self._request_count != self._answers:
+            self._head_since = 0.0
+            self._head_bytes = 0
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - as inherited
         """As inherited, which after every body asks the parser for more even if it was never paused."""
@@ -152,8 +153,10 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """A problem document for what is not HTTP, and for a defect in the handler."""
+        if isinstance(exc, ConnectionError):
+            raise exc
         if request.writer.output_size > 0:
-            raise ConnectionError("the answer was cut short")
+            raise ConnectionResetError("the answer is cut short")
         error: errors.ShoalError = errors.InvalidRequest(f"the request is not valid HTTP: {message}")
         if status >= 500:
             _log.error("a request failed", exc_info=exc)

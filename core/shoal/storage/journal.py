@@ -74,6 +74,7 @@ class Journal:
         self._floor_bytes = floor_bytes
         self._segments: list[_Segment] = []
         self._spare_lock = threading.Lock()
+        self._unread: list[Record] | None = None
         self._fd = -1
         self._salt = 0
         self._chain = 0
@@ -93,10 +94,15 @@ class Journal:
     def read(self, after: int) -> Iterator[Record]:
         """Entries with an index above `after`, in order, each index once, as the log stands now."""
         entries: list[Record] = []
+        unread, self._unread = self._unread, None
         for segment in self._segments:
-            if segment.last_index <= after and segment is not self._segments[-1]:
+            current = segment is self._segments[-1]
+            if segment.last_index <= after and not current:
                 continue
-            found = scan(self._files.read(segment.path), last=segment is self._segments[-1])
+            if current and unread is not None:
+                _replay_into(entries, unread, after)
+                continue
+            found = scan(self._files.read(segment.path), last=current)
             if found.corrupt_at is not None:
                 raise _corrupt(segment.path, found.corrupt_at)
             _replay_into(entries, found.records, after)
@@ -114,6 +120,7 @@ class Journal:
 
         A record of an entry whose index is not above the last one replaces the log from there on.
         """
+        self._unread = None
         need = sum(record_bytes(len(payload)) for _, _, _, payload in records)
         if self._segments[-1].end + need > self._capacity:
             self._roll(need, use_reserve=use_reserve)
@@ -223,6 +230,7 @@ class Journal:
         head = SegmentHead(
             self.identity,
             sequence,
+            size,
             self.last_index + 1,
             self.last_term,
             self._chain,
@@ -257,7 +265,7 @@ class Journal:
 
     # -- opening ---------------------------------------------------------------------------------
 
-    def _adopt(self, path: Path, found: Scan, *, last: bool, size: int) -> None:
+    def _adopt(self, path: Path, found: Scan, *, last: bool) -> None:
         head = found.head
         if not self._segments:
             self.identity = head.identity
@@ -278,10 +286,11 @@ class Journal:
         self._chain = found.checksum
         if last:
             self._salt = encode_head(head)[1]
-            self._capacity = size
+            self._capacity = head.size
             self._fd = self._files.open(path)
+            self._unread = found.records
             if found.torn:
-                self._cut(found.end, size)
+                self._cut(found.end, head.size)
 
     def _cut(self, end: int, size: int) -> None:
         self._files.truncate(self._fd, end)
@@ -337,13 +346,12 @@ def open_journal(
         return journal
     for name in names:
         path = directory / name
-        data = files.read(path)
         last = name == names[-1]
         try:
-            found = scan(data, last=last)
+            found = scan(files.read(path), last=last)
         except SegmentError as error:
             raise JournalCorrupt(f"{path}: {error}. Restore the data directory from a backup") from error
         if found.corrupt_at is not None:
             raise _corrupt(path, found.corrupt_at)
-        journal._adopt(path, found, last=last, size=len(data))  # noqa: SLF001 - the maker of the class
+        journal._adopt(path, found, last=last)  # noqa: SLF001 - the maker of the class
     return journal

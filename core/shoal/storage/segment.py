@@ -48,10 +48,11 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SegmentHead(msgspec.Struct, frozen=True, array_like=True):
-    """First thing in a segment: enough to start from when every older segment is gone."""
+    """First thing in a segment: enough to start from when every older segment is gone; `size` is in bytes."""
 
     identity: Identity
     sequence: int
+    size: int
     first_index: int
     last_term: int
     chain: int
@@ -171,7 +172,7 @@ def _valid_after(data: bytes, offset: int, salt: int) -> Iterator[Record]:
 
 
 def scan(data: bytes, *, last: bool) -> Scan:
-    """Read a whole segment. `last` is false for one that a later segment follows: all of it was durable.
+    """Read a whole segment; zeros at the end of the file may be left out. `last` is false for one that a later segment follows: all of it was durable.
 
     Raises SegmentError when the header is damaged.
     """

@@ -7,7 +7,7 @@ import sys
 import click
 
 from shoal_host.commands.append import ExpectedVersion
-from shoal_host.exits import one_line
+from shoal_host.exits import ERROR, one_line
 from shoal_host.options import Target, target_options, with_store
 from shoal_host.output import print_json
 
@@ -40,7 +40,8 @@ def delete(
     if hard and not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("--hard cannot be undone: say --yes as well")
-        click.confirm(f"Delete {one_line(stream_id)} for ever?", abort=True, err=True)
+        if not click.confirm(f"Delete {one_line(stream_id)} for ever?", err=True):
+            sys.exit(ERROR)
     with_store(
         target, lambda store: store.streams.delete(stream_id, hard=hard, expected_version=expected_version)
     )

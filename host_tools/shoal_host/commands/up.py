@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from shoal.errors import ConfigError, ShoalError
 from shoal.types import CaughtUp, EventFilter
 from shoal_host.children import Child
 from shoal_host.exits import ERROR, USAGE, one_line
-from shoal_host.local_board import STOP_S, Died, LocalNode, start_agent, start_node
+from shoal_host.local_board import STOP_S, Died, LocalNode, revoke_own, start_agent, start_node
 from shoal_host.options import DEFAULT_URL, data_dir_option, json_option
 from shoal_host.output import note, print_json
 from shoal_host.reading_line import reading_line
@@ -156,6 +157,7 @@ class _Board:
         self._stop.set()
         for child in reversed(self._children):
             await child.stop(STOP_S)
+        await asyncio.to_thread(revoke_own, self._data_dir)
 
     def _announce(self, node: LocalNode) -> None:
         if self._as_json:
@@ -175,8 +177,8 @@ async def _show_readings(node: LocalNode) -> None:
     import shoal
 
     try:
-        token, name = os.environ.get("SHOAL_TOKEN"), os.environ.get("SHOAL_STORE") or "main"
-        async with shoal.connect(node.url, store=name, token=token) as store:
+        name = os.environ.get("SHOAL_STORE") or "main"
+        async with shoal.connect(node.url, store=name, token=node.token) as store:
             tail = store.streams.tail(EventFilter(), None, f"board-{node.node_id}")
             async for item in tail:
                 if not isinstance(item, CaughtUp) and item.event_type == _MEASURED:
@@ -187,11 +189,11 @@ async def _show_readings(node: LocalNode) -> None:
 
 
 def _own_name() -> str:
-    """How this program was called, shortened where it can be."""
-    called = Path(sys.argv[0])
-    with suppress(ValueError):
-        return str(called.absolute().relative_to(Path.cwd()))
-    return "shoal"
+    """How a person calls this program from here."""
+    if shutil.which("shoal"):
+        return "shoal"
+    called = Path(sys.argv[0]).absolute()
+    return str(called.relative_to(Path.cwd()) if called.is_relative_to(Path.cwd()) else called)
 
 
 def _log(line: str) -> None:

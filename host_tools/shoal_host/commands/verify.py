@@ -6,16 +6,20 @@ import sys
 from pathlib import Path
 
 import click
+import msgspec
 
+from shoal_host.data_dir import require_board
 from shoal_host.exits import DAMAGED, one_line
 from shoal_host.options import data_dir_option, json_option
 from shoal_host.output import print_json
+from shoal_host.progress import LongWork
 
 
 @click.command(
     epilog="""\b
-Example:
-  shoal verify --data-dir ./shoal-data
+Examples:
+  shoal verify
+  shoal verify --data-dir ./shoal-data --json
 """
 )
 @data_dir_option
@@ -23,15 +27,23 @@ Example:
 def verify(*, data_dir: Path, as_json: bool) -> None:
     """Check the files of a board on this machine, while its shoald is stopped.
 
-    Exit code 0 if all is well, 7 if something is damaged; then each finding says where.
+    Exit code 0 if all is well, 7 if something is damaged; then each finding says where. With --json one
+    document: {"ok", "segments", "records", "stores", "streams", "events", "snapshots", "problems"}.
     """
     from shoal.storage.verify import verify as check
 
-    report = check(data_dir)
+    require_board(data_dir)
+    with LongWork("verifying events") as work:
+        found = check(data_dir, progress=lambda _what, count: work.advance(count - work.done))
     if as_json:
-        print_json(report)
+        print_json({"ok": found.ok} | msgspec.structs.asdict(found))
     else:
-        for line in report.lines():
-            click.echo(one_line(line))
-    if report.damaged:
+        for problem in found.problems:
+            click.echo(one_line(f"{problem.where}: {problem.what}"))
+        verdict = "all is as it was stored" if found.ok else f"{len(found.problems)} problems"
+        click.echo(
+            f"{verdict}: {found.stores} stores, {found.streams} streams, {found.events} events, "
+            f"{found.snapshots} snapshots; journal: {found.segments} segments, {found.records} records"
+        )
+    if not found.ok:
         sys.exit(DAMAGED)

@@ -1,0 +1,28 @@
+"""Every scenario by name, in the order of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from shoal_host.bench import http, memory, peers, reads, startup, wear, writes
+from shoal_host.bench.bench import Scenario
+
+SCENARIOS: Final[Mapping[str, Scenario]] = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("append-1", "1 writer, 1 event per append", writes.one_writer),
+        Scenario("append-64", "64 writers, 1 event per append", writes.many_writers),
+        Scenario("append-batch-100", "1 writer, 100 events per append", writes.batch_100),
+        Scenario("append-batch-1000", "1 writer, 1,000 events per append", writes.batch_1000),
+        Scenario("http", "64 connections, 1 event per request", http.appends),
+        Scenario("read-pages", "a stream in pages of 1,000", reads.pages),
+        Scenario("read-type", "events of a type among few and many", reads.by_type),
+        Scenario("append-long-stream", "append to a long stream against a new one", reads.long_stream),
+        Scenario("memory", "RSS of shoald, idle and after many events", memory.resident),
+        Scenario("start", "start of a process to its first append", startup.first_append),
+        Scenario("wear", "bytes to disk per event", wear.batches),
+        Scenario("wear-slow", "bytes to disk per event at one event a second", wear.slowly),
+        Scenario("peers", "the same appends in eventsourcing and umadb", peers.others),
+    )
+}
