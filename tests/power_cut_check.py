@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,11 +94,11 @@ class Reference:
     The disk held step `base` of the history when the recording began.
     """
 
-    def __init__(self, name: str, found: Found, model: Model, base: int) -> None:
+    def __init__(self, name: str, found: Found, model: Model, base: int, marks: Iterable[object]) -> None:
         _check_uncut(found, model)
         self.name = name
         self.model = model
-        self._base = base
+        self._bounds = list(_bounds(name, base, marks))
         self.rows = found.rows
         self._gapless = not any(stream.tombstoned for stream in found.streams.values())
         self._by_position = {row[2]: row for row in found.rows}
@@ -111,10 +111,7 @@ class Reference:
 
         Returns the step of the history. Raises Problem.
         """
-        answers = [mark.step for mark in marks if isinstance(mark, Answered) and mark.store == self.name]
-        asked = sum(isinstance(mark, Asked) and mark.store == self.name for mark in marks)
-        least = max(answers, default=self._base)
-        most = least + asked - len(answers)
+        least, most = self._bounds[len(marks)]
         steps = self._steps.get(found.state, [])
         fitting = [step for step in steps if least <= step <= most]
         if not fitting:
@@ -125,6 +122,19 @@ class Reference:
         if (len(found.rows), len(found.rows), tagged) != (rows, by_type, by_tag):
             raise Problem(f"the counts do not agree: {found.counts}")
         return fitting[0]
+
+
+def _bounds(name: str, least: int, marks: Iterable[object]) -> Iterator[tuple[int, int]]:
+    """After each number of marks: the step last answered, and the last one that may have been reached."""
+    open_questions = 0
+    yield least, least
+    for mark in marks:
+        if isinstance(mark, Asked) and mark.store == name:
+            open_questions += 1
+        elif isinstance(mark, Answered) and mark.store == name:
+            open_questions -= 1
+            least = mark.step
+        yield least, least + open_questions
 
 
 def _check_uncut(found: Found, model: Model) -> None:

@@ -34,6 +34,7 @@ from shoal.storage.recovery import Opened
 from shoal.testing import Image, PowerCutDisk, WriteLog, build_image, images, scratch_root
 from shoal.testing.clock import FakeClock
 from shoal.testing.inline_worker import InlineWorker
+from shoal.testing.write_log import Mark, Write
 
 ROUNDS: Final = 60
 ROUNDS_AFTER: Final = 6
@@ -167,9 +168,7 @@ class _StillLoop(asyncio.SelectorEventLoop):
         return 0.0
 
 
-def record(
-    root: Path, wrap: power_cut_mutants.Wrap, life: Life, bases: Mapping[str, int]
-) -> Recorded:
+def record(root: Path, wrap: power_cut_mutants.Wrap, life: Life, bases: Mapping[str, int]) -> Recorded:
     """Let a life happen on a recorded disk, and read what it left there."""
     disk = PowerCutDisk(root)
     with asyncio.Runner(loop_factory=_StillLoop) as runner:
@@ -181,17 +180,33 @@ def record(
     for workload in workloads:
         for answer, count in workload.answers.items():
             facts[answer] = facts.get(answer, 0) + count
+    marks = [entry.value for entry in disk.log.entries if isinstance(entry, Mark)]
     opened = reopen(root)
     try:
         facts["journal begins at"] = opened.journal.first_index
         facts["journal ends at"] = opened.journal.last_index
         references = [
-            Reference(each.name, read(opened, each.name), each.model, bases.get(each.name, 0))
+            Reference(each.name, read(opened, each.name), each.model, bases.get(each.name, 0), marks)
             for each in workloads
         ]
     finally:
         close(opened)
     return Recorded(disk.log, references, facts)
+
+
+def log_shape(seed: int) -> list[tuple[object, ...]]:
+    """What a first life did to the disk, without the bytes: SQLite salts its WAL at random."""
+    with scratch() as path:
+        log = record(
+            path / "live", lambda files: files, lambda disk, files: first_life(disk, files, seed), {}
+        ).log
+    return [
+        ("Write", entry.node, entry.offset, len(entry.data), entry.size)
+        if isinstance(entry, Write)
+        else tuple(entry)
+        for entry in log.entries
+        if not isinstance(entry, Mark)
+    ]
 
 
 async def first_life(disk: PowerCutDisk, files: Files, seed: int) -> list[Workload]:

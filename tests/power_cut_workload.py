@@ -197,7 +197,9 @@ class Workload:
         for stream_id in STREAMS:
             actual = self.model.actual(stream_id)
             same(f"version of {stream_id}", await store.streams.get_version(stream_id), actual)
-            snapshots = [(snapshot.version, snapshot.data) for snapshot in await store.snapshots.list(stream_id)]
+            snapshots = [
+                (snapshot.version, snapshot.data) for snapshot in await store.snapshots.list(stream_id)
+            ]
             usable = actual >= 0 or stream_id not in self.model.streams
             kept = self.model.snapshots.items() if usable else ()
             saved = sorted((version, data) for (name, version), data in kept if name == stream_id)

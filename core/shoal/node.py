@@ -86,6 +86,7 @@ class Node:
         self._contexts: dict[str, StoreContext] = {}
         self._readers: dict[str, StoreReaders] = {}
         self._closed = False
+        self._lock: Lock | None = None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.notes: list[str] = []
 
@@ -104,7 +105,7 @@ class Node:
         try:
             await node._open()
         except BaseException:
-            await _run(node._writer_worker, node._lock.close)
+            await _run(node._writer_worker, node._release)
             raise
         return node
 
@@ -175,7 +176,7 @@ class Node:
             self._writer_worker,
             commit_interval_ms=storage.commit_interval_ms,
             committed=self._on_committed,
-            resumed=lambda: self._sequencer.resume(),
+            resumed=self._on_resumed,
             failed=self._fail,
             full=self._on_full,
             release_reserve=self._reserve.release,
@@ -301,6 +302,9 @@ class Node:
         if self._journal.needs_spare():
             self._helper_worker.submit(self._journal.prepare_spare, self._on_journal_job)
 
+    def _on_resumed(self) -> None:
+        self._sequencer.resume()
+
     def _on_durable(self, report: Report | BaseException) -> None:
         if isinstance(report, BaseException):
             self._fail(report)
@@ -375,6 +379,7 @@ class Node:
             "database_commits_total": self._engine.commits,
             "reads_total": sum(readers.reads for readers in self._readers.values()),
             "stores": len(self._stores),
+            **{f"head_position:{name}": store.head for name, store in self._stores.items()},
         }
 
     # -- closing ---------------------------------------------------------------------------------
@@ -401,7 +406,7 @@ class Node:
         for worker in (self._reader_worker, self._helper_worker, self._journal_worker):
             await _run(self._writer_worker, worker.close)
         await _run(self._writer_worker, partial(self._finish, commit=not broken))
-        self._writer_worker.close()
+        await asyncio.to_thread(self._writer_worker.close)
         for name in self._stores:
             telemetry.emit(
                 telemetry.STORE_STOPPED,
@@ -419,7 +424,11 @@ class Node:
             readers.close()
         self._engine.close()
         self._journal.close()
-        self._lock.close()
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
 
 
 def _nothing() -> None:

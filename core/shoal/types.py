@@ -33,7 +33,7 @@ def decode_payload(raw: bytes, content_type: str | None) -> Any:
     if content_type is None or content_type == JSON:
         return _decode_json(raw)
     if content_type == CBOR:
-        import cbor2  # noqa: PLC0415 - rare, and an idle board should not hold it
+        import cbor2
 
         return cbor2.loads(raw)
     return raw
@@ -137,7 +137,7 @@ class Appended(int):
     position: int
     duplicate: bool
 
-    def __new__(  # noqa: D102
+    def __new__(
         cls, stream_id: str, first_version: int, version: int, position: int, duplicate: bool
     ) -> Appended:
         self = int.__new__(cls, version)

@@ -16,7 +16,7 @@ from random import Random
 
 import shoal
 from shoal.clock import SystemClock
-from shoal.errors import ShoalError
+from shoal.errors import ConfigError, ShoalError
 from shoal.ids import EventIds, unpack
 from shoal_device.monitor import Monitor, Settings, Surroundings
 from shoal_device.readings import PsutilBoard
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         asyncio.run(_run(arguments))
     except ShoalError as error:
         _report(f"{error.code}: {error}")
-        return 1
+        return 2 if isinstance(error, ConfigError) else 1
     return 0
 
 

@@ -24,7 +24,7 @@ from shoal.errors import (
 )
 from shoal.types import ANY_VERSION, NewEvent
 from shoal_device.outbox import Outbox
-from shoal_device.readings import MEASURED, STARTED, Board, Reading, measured
+from shoal_device.readings import MEASURED, STARTED, Board, measured
 
 HOPELESS = (InvalidRequest, Unauthorized, Forbidden, NotFound, StreamTombstoned, EventIdReused)
 """Answers that the same batch will always get: the agent ends, its supervisor and a person decide."""
@@ -111,20 +111,21 @@ class Monitor:
             self._around.report(f"{len(self._outbox)} readings were not stored: the store did not answer")
 
     async def _sample(self) -> None:
-        """One reading per interval on a fixed grid; turns that a sleeping board missed are left out."""
+        """One reading per interval on a fixed grid; turns that a sleeping board missed are left out.
+
+        The first one, from which growth is counted, is not an event.
+        """
         interval_ms = round(self._settings.interval_s * 1000)
-        clock, before = self._around.clock, None
+        clock, board = self._around.clock, self._around.board
         due_ms = clock.monotonic_ms()
+        before = await board.read()
         while True:
-            before = await self._measure(before)
             now_ms = clock.monotonic_ms()
             due_ms += interval_ms * max(1, -(-(now_ms - due_ms) // interval_ms))
             await self._around.sleep((due_ms - now_ms) / 1000)
-
-    async def _measure(self, before: Reading | None) -> Reading:
-        reading = await self._around.board.read()
-        self._put(MEASURED, measured(reading, before, self._around.clock.wall().epoch_us))
-        return reading
+            now = await board.read()
+            self._put(MEASURED, measured(now, before, clock.wall().epoch_us))
+            before = now
 
     def _put(self, event_type: str, data: dict[str, Any]) -> None:
         self._outbox.put(NewEvent(event_type, data, event_id=self._around.new_id()))

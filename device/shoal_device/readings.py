@@ -17,6 +17,9 @@ from typing import Any, Protocol
 MEASURED = "board_measured"
 STARTED = "board_agent_started"
 
+_SEALED = frozenset({"squashfs", "erofs", "cramfs", "iso9660"})
+"""File systems that are made full and stay full: how full says nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Space:
@@ -60,7 +63,7 @@ class Board(Protocol):
         """What does not change while the board is up."""
 
 
-def measured(now: Reading, before: Reading | None, epoch_us: int) -> dict[str, Any]:
+def measured(now: Reading, before: Reading, epoch_us: int) -> dict[str, Any]:
     """Data of a `board_measured` event: gauges of `now`, counters as the growth since `before`."""
     return {
         "measured_epoch_us": epoch_us,
@@ -73,7 +76,7 @@ def measured(now: Reading, before: Reading | None, epoch_us: int) -> dict[str, A
         "memory_available_bytes": now.memory_available_bytes,
         "memory_used_percent": _used_percent(now.memory_total_bytes, now.memory_available_bytes),
         "disks": {mount: _space(space) for mount, space in now.disks.items()},
-        **_growth(now, before or now),
+        **_growth(now, before),
         "temperatures_celsius": dict(now.temperatures_celsius),
         "processes": now.processes,
     }
@@ -149,7 +152,7 @@ class PsutilBoard:
         disks: dict[str, Space] = {}
         devices: set[str] = set()
         for partition in self._psutil.disk_partitions(all=False):
-            if partition.device in devices:
+            if partition.device in devices or partition.fstype in _SEALED:
                 continue
             devices.add(partition.device)
             try:

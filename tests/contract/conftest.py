@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from itertools import count
 
 import pytest
+import pytest_asyncio
 
 import shoal
 from shoal.config import Config, HttpConfig, StorageConfig
@@ -30,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
-@pytest.fixture(scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def shoald(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shoald]:
     """A whole server on loopback."""
     config = Config(
@@ -54,16 +55,10 @@ def http(shoald: Shoald, name: str) -> Store:
     return shoal.connect(*shoald.urls, store=name)
 
 
-def two_urls(shoald: Shoald, name: str) -> Store:
-    """Over HTTP, from two addresses by turns: reads say what they must have seen."""
-    (url,) = shoald.urls
-    return shoal.connect(url, url.replace("http://", "HTTP://"), store=name)
-
-
 MAKERS: tuple[Maker, ...] = (embedded, http)
 
 
-@pytest.fixture(params=MAKERS, ids=lambda maker: maker.__name__)
+@pytest_asyncio.fixture(params=MAKERS, ids=lambda maker: maker.__name__, loop_scope="session")
 async def store(request: pytest.FixtureRequest, shoald: Shoald) -> AsyncIterator[Store]:
     """An empty store."""
     name = next(names)

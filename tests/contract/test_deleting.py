@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import pytest_asyncio
 
 from shoal.errors import InvalidRequest, NotFound, StreamNotFound, StreamTombstoned, WrongExpectedVersion
 from shoal.types import ANY_VERSION, NO_STREAM, STREAM_EXISTS, EventFilter, NewEvent, Query, QueryItem
@@ -12,7 +13,7 @@ def some(count: int, first: int = 0) -> list[NewEvent]:
     return [NewEvent("e", n, tags=["t"]) for n in range(first, first + count)]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def two(store):
     """`keep` at positions 1 and 4, `s` at 2, 3 and 5."""
     await store.streams.append("keep", NO_STREAM, some(1))
@@ -29,9 +30,13 @@ async def test_a_deleted_stream_is_nowhere(two, hard):
     error = StreamTombstoned if hard else StreamNotFound
     assert not await two.streams.exists("s")
     assert await two.streams.get_version("s") == -1
-    for call in (two.streams.read("s"), two.streams.read("s", None, 1, "backward"), two.streams.read_event("s", 0)):
+    for read in (
+        lambda: two.streams.read("s"),
+        lambda: two.streams.read("s", None, 1, "backward"),
+        lambda: two.streams.read_event("s", 0),
+    ):
         with pytest.raises(error) as caught:
-            await call
+            await read()
         assert caught.value.stream_id == "s"
     assert await two.streams.list_streams() == ["keep"]
     reads = [
@@ -42,7 +47,7 @@ async def test_a_deleted_stream_is_nowhere(two, hard):
         (await two.streams.read_events(EventFilter(stream_pattern="*"))).events,
         (await two.streams.read_all(None, 100, "backward"))[::-1],
     ]
-    assert [[event.position for event in read] for read in reads] == [[1, 4]] * 6
+    assert [[event.position for event in found] for found in reads] == [[1, 4]] * 6
     with pytest.raises(NotFound):
         await two.streams.find_event(event_id)
 

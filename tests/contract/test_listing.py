@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import pytest_asyncio
 
 from shoal.errors import InvalidRequest
 from shoal.types import NO_STREAM, NewEvent
@@ -11,7 +12,7 @@ NAMES = ["a", "a/1", "a/10", "a/2", "b?x", "z", "Ä", "é", "日本", "😀"]
 IN_ORDER = sorted(NAMES, key=str.encode)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def many(store):
     for name in reversed(NAMES):
         await store.streams.append(name, NO_STREAM, [NewEvent("e", 1)] * (2 if name == "z" else 1))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import pytest_asyncio
 
 from shoal.errors import InvalidRequest, NotFound, StreamNotFound
 from shoal.types import ANY_VERSION, NO_STREAM, NewEvent
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def five(store):
     """A store with another stream, and five events in `s`."""
     await store.streams.append("other", NO_STREAM, [NewEvent("e", "other")])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import pytest_asyncio
 
 from shoal.errors import Ambiguous, InvalidRequest, NotFound
 from shoal.types import ANY_VERSION, NO_STREAM, EventFilter, NewEvent, Query, QueryItem
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def mixed(store):
     """Nine events: positions 1 to 9 in three streams, types x, y, z by turns, tags by position."""
     for position in range(1, 10):

@@ -59,7 +59,7 @@ def test_readme_names_every_variable_by_its_rule() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_in_readme_and_in_the_design(command: str) -> None:
     assert f"`shoal {command}`" in README.read_text()
-    assert f"`{command}`" in (ROOT / "host_tools/shoal_host/DESIGN.md").read_text()
+    assert f"`{command}`" in (ROOT / "host_tools/shoal_host/commands/DESIGN.md").read_text()
 
 
 DOCUMENTS = [

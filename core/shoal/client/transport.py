@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from io import BytesIO
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 EVENT_STREAM = "text/event-stream"
 _NEEDS_REST = (Unreachable, Timeout, ShuttingDown, NoLeader, NoQuorum)
+_LARGE_BYTES = 2**20
 _POSITION_HEADER = "Shoal-Position"
 
 
@@ -148,7 +150,7 @@ class Transport:
                 request.method,
                 self._url(board, request.path),
                 params=self._with_position(request, share_ms),
-                data=request.body,
+                data=_payload(request.body),
                 headers=headers,
                 timeout=timeout,
                 allow_redirects=False,
@@ -208,6 +210,11 @@ async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHand
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise aiohttp.ClientConnectionError(str(error) or "the connection was closed") from error
+
+
+def _payload(body: bytes | None) -> bytes | BytesIO | None:
+    """A large body goes in pieces, so that it does not hold up the loop."""
+    return BytesIO(body) if body is not None and len(body) > _LARGE_BYTES else body
 
 
 def _unreachable(board: Board, error: Exception) -> Unreachable:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from shoal import telemetry
 from shoal.raft.log import Configuration, HardState, Kind, Member
 from shoal.store.ports import Proposed
 
@@ -25,8 +26,8 @@ class Log(Protocol):
 
     def append_records(
         self, records: Sequence[tuple[Kind, int, int, bytes]], *, use_reserve: bool = False
-    ) -> None:
-        """Append (kind, index, term, payload) records durably, as one batch."""
+    ) -> int:
+        """Append (kind, index, term, payload) records durably, as one batch. Returns the sync's nanoseconds."""
 
 
 class LogWorker(Protocol):
@@ -78,6 +79,11 @@ class LocalConsensus:
                 done(outcome)
             else:
                 self.commit_index = index
+                telemetry.emit(
+                    telemetry.JOURNAL_SYNCED,
+                    {"duration": outcome, "size_bytes": len(payload)},
+                    {},
+                )
                 done(Proposed(index, self.term))
 
         self._worker.submit(lambda: self._log.append_records((record,), use_reserve=use_reserve), finish)

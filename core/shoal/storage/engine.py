@@ -128,13 +128,13 @@ class Engine:
         for record in records:
             count += 1
             if record.kind is Kind.NORMAL:
-                self._replay_entry(record.index, record.term, decode(record.payload))
+                self._replay_entry(record.index, decode(record.payload))
             self._applied(record.index, record.term)
             if self.rows_pending >= self._settings.commit_rows:
                 self.commit()
         return count
 
-    def _replay_entry(self, index: int, term: int, proposal: Proposal) -> None:
+    def _replay_entry(self, index: int, proposal: Proposal) -> None:
         for command in proposal.commands:
             if isinstance(command, CreateStore | DropStore):
                 if index > self.catalog.applied_index:

@@ -52,7 +52,6 @@ class JournalStats(msgspec.Struct):
     batches: int = 0
     bytes_appended: int = 0
     sync_seconds: float = 0.0
-    last_sync_seconds: float = 0.0
     segments_created: int = 0
     segments_dropped: int = 0
 
@@ -115,8 +114,10 @@ class Journal:
 
     # -- appending -------------------------------------------------------------------------------
 
-    def append_records(self, records: Sequence[NewRecord], *, use_reserve: bool = False) -> None:
-        """Append and make durable, as one batch. Raises DiskFull (nothing written) or OSError (end the node).
+    def append_records(self, records: Sequence[NewRecord], *, use_reserve: bool = False) -> int:
+        """Append and make durable, as one batch; returns the nanoseconds the sync took.
+
+        Raises DiskFull (nothing was written) or OSError (the node must end).
 
         A record of an entry whose index is not above the last one replaces the log from there on.
         """
@@ -134,20 +135,21 @@ class Journal:
             parts.append(data)
         batch = parts[0] if len(parts) == 1 else b"".join(parts)
         self._files.write(self._fd, batch, segment.end)
-        self._sync()
+        elapsed_ns = self._sync()
         segment.end += len(batch)
         self._chain = chain
         self.stats.batches += 1
         self.stats.bytes_appended += len(batch)
         for record in records:
             self._note(*record)
+        return elapsed_ns
 
-    def _sync(self) -> None:
-        started = time.perf_counter()
+    def _sync(self) -> int:
+        started = time.perf_counter_ns()
         self._files.sync_data(self._fd)
-        elapsed = time.perf_counter() - started
-        self.stats.last_sync_seconds = elapsed
-        self.stats.sync_seconds += elapsed
+        elapsed_ns = time.perf_counter_ns() - started
+        self.stats.sync_seconds += elapsed_ns / 1e9
+        return elapsed_ns
 
     def _note(self, kind: Kind, index: int, term: int, payload: bytes) -> None:
         if kind.is_entry:

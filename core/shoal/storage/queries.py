@@ -61,7 +61,7 @@ def stream_rows(
         f"SELECT ?, {_FIELDS} FROM event e JOIN type t ON t.id = e.type "  # noqa: S608 - constants
         "WHERE e.stream = (SELECT id FROM stream WHERE name=?) AND e.version BETWEEN ? AND ? "
         f"ORDER BY e.version {_order(bounds)} LIMIT ?",
-        (stream_id, stream_id, low, high, bounds.count),
+        (stream_id, stream_id, low, high, bounds.limit),
     )
     return _take(rows, bounds.max_bytes)
 
@@ -110,19 +110,19 @@ def event_rows(connection: apsw.Connection, selection: EventFilter, bounds: Boun
             *_select(f"s.name, {_FIELDS}", sql, arguments, selection, bounds)
         )
         taken = _take(rows, bounds.max_bytes)
-        return taken, len(taken) < bounds.count and _size(taken) <= bounds.max_bytes
+        return taken, len(taken) < bounds.limit and _size(taken) <= bounds.max_bytes
     positions: set[int] = set()
     for sql, arguments in branches:
         found = connection.execute(*_select("e.position", sql, arguments, selection, bounds))
         positions.update(position for (position,) in found)
-    chosen = sorted(positions, reverse=bounds.direction == "backward")[: bounds.count]
+    chosen = sorted(positions, reverse=bounds.direction == "backward")[: bounds.limit]
     rows = connection.execute(
         f"SELECT s.name, {_FIELDS} FROM json_each(?) j JOIN event e ON e.position = j.value {_JOINS} "  # noqa: S608
         "ORDER BY j.key",
         (json.dumps(chosen),),
     )
     taken = _take(rows, bounds.max_bytes)
-    return taken, len(taken) < bounds.count and _size(taken) <= bounds.max_bytes
+    return taken, len(taken) < bounds.limit and _size(taken) <= bounds.max_bytes
 
 
 def _size(rows: Sequence[Row]) -> int:
@@ -196,12 +196,10 @@ def _select(
     if selection.stream_pattern is not None:
         sql += " AND s.name GLOB ?"
         extra += (glob(selection.stream_pattern),)
-    return f"{sql} ORDER BY {driver} {_order(bounds)} LIMIT ?", (*arguments, *extra, bounds.count)
+    return f"{sql} ORDER BY {driver} {_order(bounds)} LIMIT ?", (*arguments, *extra, bounds.limit)
 
 
-def _scan(
-    connection: apsw.Connection, selection: EventFilter, bounds: Bounds
-) -> tuple[list[Row], bool]:
+def _scan(connection: apsw.Connection, selection: EventFilter, bounds: Bounds) -> tuple[list[Row], bool]:
     """All events in position order; with a pattern, at most SCAN_ROWS of them per page."""
     complete = True
     if selection.stream_pattern is not None and bounds.high - bounds.low >= SCAN_ROWS:
@@ -213,13 +211,13 @@ def _scan(
     source = f"event e {_JOINS} WHERE 1"
     rows = connection.execute(*_select(f"s.name, {_FIELDS}", source, (), selection, bounds))
     taken = _take(rows, bounds.max_bytes)
-    full = len(taken) == bounds.count or _size(taken) > bounds.max_bytes
+    full = len(taken) == bounds.limit or _size(taken) > bounds.max_bytes
     return taken, complete and not full
 
 
-def scanned_through(selection: EventFilter, bounds: Bounds, rows: Sequence[Row]) -> int:
+def scanned_through(bounds: Bounds, rows: Sequence[Row]) -> int:
     """The last position a page that was not complete looked at, in its direction."""
-    if len(rows) == bounds.count or _size(rows) > bounds.max_bytes:
+    if len(rows) == bounds.limit or _size(rows) > bounds.max_bytes:
         return rows[-1][2]
     if bounds.direction == "backward":
         return max(bounds.low, bounds.high - SCAN_ROWS + 1)
@@ -240,7 +238,8 @@ def events_of_id(connection: apsw.Connection, event_id: bytes | str, stream_id: 
     if stream_id is not None:
         sql += " AND s.name = ?"
         arguments += (stream_id,)
-    return connection.execute(f"{sql} LIMIT 100", arguments).fetchall()
+    found: list[Row] = [*connection.execute(f"{sql} LIMIT 100", arguments)]
+    return found
 
 
 def streams(

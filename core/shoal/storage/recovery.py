@@ -1,12 +1,12 @@
 """Opening a data directory: lock, journal, databases, replay; quarantine and rebuild of a damaged database.
 
-    data_dir/
-      LOCK                      held by the running process
-      reserve                   blocks kept for when the disk is full
-      journal/0000000000000001.seg ...  spare
-      db/CURRENT                name of the generation in use
-      db/g1/catalog.db  main-2.db ...   (a store's own `data_dir` holds its file instead)
-      db/quarantine-1/          a damaged generation, kept for inspection
+data_dir/
+LOCK                      held by the running process
+reserve                   blocks kept for when the disk is full
+journal/0000000000000001.seg ...  spare
+db/CURRENT                name of the generation in use
+db/g1/catalog.db  main-2.db ...   (a store's own `data_dir` holds its file instead)
+db/quarantine-1/          a damaged generation, kept for inspection
 """
 
 from __future__ import annotations

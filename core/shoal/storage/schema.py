@@ -57,7 +57,8 @@ STORE_MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE reclaim (stream INTEGER PRIMARY KEY)
     """,
 )
-"""`digest` columns cover the other columns of their row (shoal.storage.chain). `stream.chain` is the chain value of its last event; `reclaim` lists tombstoned streams with rows left."""
+"""`digest` columns cover the other columns of their row (shoal.storage.chain), `stream.chain` is the chain
+value of its last event, `reclaim` lists tombstoned streams with rows left."""
 
 CATALOG_MIGRATIONS: tuple[str, ...] = (
     """

@@ -172,7 +172,9 @@ def _valid_after(data: bytes, offset: int, salt: int) -> Iterator[Record]:
 
 
 def scan(data: bytes, *, last: bool) -> Scan:
-    """Read a whole segment; zeros at the end of the file may be left out. `last` is false for one that a later segment follows: all of it was durable.
+    """Read a whole segment; zeros at the end of the file may be left out.
+
+    `last` is false for one that a later segment follows: all of it was durable.
 
     Raises SegmentError when the header is damaged.
     """

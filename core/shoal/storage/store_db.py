@@ -31,8 +31,9 @@ from shoal.storage.schema import STORE_MIGRATIONS
 
 _EVENT_COLUMNS = 14
 _BATCHES = (256, 32)
-_ONE_EVENT = "INSERT INTO event VALUES (" + ",".join("?" * _EVENT_COLUMNS) + ")"
-_MANY_EVENTS = {n: _ONE_EVENT + (",(" + ",".join("?" * _EVENT_COLUMNS) + ")") * (n - 1) for n in _BATCHES}
+_ROW = "(" + ",".join("?" * _EVENT_COLUMNS) + ")"
+_ONE_EVENT = f"INSERT INTO event VALUES {_ROW}"  # noqa: S608 - placeholders
+_MANY_EVENTS = {n: f"INSERT INTO event VALUES {','.join([_ROW] * n)}" for n in _BATCHES}  # noqa: S608 - placeholders
 _CACHED_NAMES = 20_000
 RECLAIM_ROWS = 2_000
 

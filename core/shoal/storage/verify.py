@@ -1,4 +1,4 @@
-"""Verification: is every byte that a reader could be given the one that was stored?
+"""Verification that every byte a reader could be given is the one that was stored.
 
 Recomputes the chain of every stream, the digests of the other rows and what is derived (tags, counts),
 and has SQLite check its own structure; finds where, not only that.

@@ -97,8 +97,7 @@ class Writer:
             return
         rows = self._engine.rows_pending
         started = time.perf_counter_ns()
-        self._guarded(self._engine.commit, self._engine.applied_index)
-        if self._broken:
+        if not self._guarded(self._engine.commit, self._engine.applied_index):
             return
         telemetry.emit(
             telemetry.DATABASE_COMMITTED,
@@ -109,18 +108,23 @@ class Writer:
         if any(store.reclaiming for store in self._engine.stores.values()):
             self._call(partial(self._loop.call_later, RECLAIM_PAUSE_S, self.commit))
 
-    def _guarded(self, job: Callable[[], object], index: int) -> None:
-        """Run a job of entry `index`; when the disk is full, again from the journal with the reserve's room."""
+    def _guarded(self, job: Callable[[], object], index: int) -> bool:
+        """Run a job of entry `index`; when the disk is full, again from the journal with the reserve's room.
+
+        False when the databases cannot go on.
+        """
         try:
             job()
         except Exception as error:  # noqa: BLE001 - told to the node, which ends
             if not is_disk_full(error):
                 self._break(error)
-                return
+                return False
             try:
                 self._replay(index)
             except Exception as again:  # noqa: BLE001 - told to the node, which ends
                 self._break(again)
+                return False
+        return True
 
     def _replay(self, index: int) -> None:
         self._release_reserve()

@@ -7,9 +7,10 @@ from typing import Any, Literal, Self
 
 from shoal.errors import InvalidRequest, StreamNotFound
 from shoal.model import aggregates
+from shoal.store.checks import check_range
 from shoal.store.context import StoreContext
 from shoal.store.snapshots import LocalSnapshots
-from shoal.store.streams import LocalStreams, check_range
+from shoal.store.streams import LocalStreams
 from shoal.types import MAX_VERSION, AggregateResult, Event
 
 FOLD_PAGE = 1_000

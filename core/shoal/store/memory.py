@@ -11,7 +11,17 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 
-from shoal.model.machine import Change, Head, Row, RowsAppended, StoredId, StoreState, StreamDeleted, decode_tags, digest_of_row
+from shoal.model.machine import (
+    Change,
+    Head,
+    Row,
+    RowsAppended,
+    StoredId,
+    StoreState,
+    StreamDeleted,
+    decode_tags,
+    digest_of_row,
+)
 from shoal.model.query import compile_filter
 from shoal.types import EventFilter, Query
 

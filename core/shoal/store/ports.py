@@ -97,7 +97,7 @@ class Bounds(NamedTuple):
     low: int
     high: int
     direction: Direction
-    count: int
+    limit: int
     max_bytes: int
 
 
@@ -116,18 +116,30 @@ class Queries(Protocol):
     def event_rows(self, connection: Any, selection: EventFilter, bounds: Bounds) -> tuple[list[Row], bool]:
         """Readable events that match, and whether all positions in bounds were looked at."""
 
-    def scanned_through(self, selection: EventFilter, bounds: Bounds, rows: Sequence[Row]) -> int:
+    def scanned_through(self, bounds: Bounds, rows: Sequence[Row]) -> int:
         """The last position that an incomplete page looked at."""
 
     def events_of_id(self, connection: Any, event_id: bytes | str, stream_id: str | None) -> list[Row]:
         """Readable events of an id."""
 
     def streams(
-        self, connection: Any, prefix: str, pattern: str | None, after: str | None, count: int, system: bool
+        self,
+        connection: Any,
+        prefix: str,
+        pattern: str | None,
+        after: str | None,
+        count: int,
+        system: bool,  # noqa: FBT001 - called through a queue, by position
     ) -> list[StreamInfo]:
         """Readable streams sorted by id."""
 
-    def snapshots(self, connection: Any, stream_id: str, version: int | None, latest: bool) -> list[Snapshot]:
+    def snapshots(
+        self,
+        connection: Any,
+        stream_id: str,
+        version: int | None,
+        latest: bool,  # noqa: FBT001 - called through a queue, by position
+    ) -> list[Snapshot]:
         """Usable snapshots, ascending: all, that of a version, or the latest (up to a version)."""
 
 

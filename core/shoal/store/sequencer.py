@@ -15,11 +15,20 @@ import msgspec
 
 from shoal.clock import Clock
 from shoal.errors import DiskFull, NotFound, ShoalError, ShuttingDown, Timeout, TooBusy
-from shoal.model.commands import Append, Command, CreateStore, DeleteStream, DropStore, Proposal, SaveSnapshot, encode
+from shoal.model.commands import (
+    Append,
+    Command,
+    CreateStore,
+    DeleteStream,
+    DropStore,
+    Proposal,
+    SaveSnapshot,
+    encode,
+)
 from shoal.model.event_time import EventTime
 from shoal.model.machine import Change, Head, StoreCommand, StoredId, StoreState, decide
 from shoal.store.memory import StoreMemory
-from shoal.store.ports import ApplyEntry, Applier, Consensus, Fetcher, Need, Proposed, ReadSet, StoreChanges
+from shoal.store.ports import Applier, ApplyEntry, Consensus, Fetcher, Need, Proposed, ReadSet, StoreChanges
 from shoal.types import Query
 
 ENTRY_COMMANDS = 4_096

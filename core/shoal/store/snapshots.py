@@ -11,8 +11,8 @@ from shoal import telemetry
 from shoal.errors import NotFound
 from shoal.model import payload
 from shoal.model.commands import DeleteSnapshots, SaveSnapshot
+from shoal.store.checks import check_range
 from shoal.store.context import StoreContext
-from shoal.store.streams import check_range
 from shoal.types import MAX_VERSION, Snapshot
 
 

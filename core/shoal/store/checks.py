@@ -1,0 +1,60 @@
+"""Checks of what callers pass, shared by the parts of a local store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.errors import InvalidRequest
+from shoal.types import ANY_VERSION, MAX_VERSION, NO_STREAM, STREAM_EXISTS
+
+
+def check_expected_version(value: Any) -> None:
+    """-1, -2, -4 or an exact version. Raises InvalidRequest."""
+    if type(value) is not int or (value < 0 and value not in (NO_STREAM, ANY_VERSION, STREAM_EXISTS)):
+        raise InvalidRequest(
+            "expected_version is -1 (no stream), -2 (any), -4 (stream exists) or a version", pointer="expected_version"
+        )
+    if value > MAX_VERSION:
+        raise InvalidRequest(f"expected_version is at most {MAX_VERSION}", pointer="expected_version")
+
+
+def check_range(name: str, value: Any, low: int, high: int) -> None:
+    """Refuse a number out of range, by the parameter's name. Raises InvalidRequest."""
+    if type(value) is not int or not low <= value <= high:
+        raise InvalidRequest(f"{name} must be a whole number from {low} to {high}", pointer=name)
+
+
+def is_backward(direction: Any) -> bool:
+    """Whether a direction is backward. Raises InvalidRequest for anything but the two."""
+    if direction not in ("forward", "backward"):
+        raise InvalidRequest("direction is forward or backward", pointer="direction")
+    return bool(direction == "backward")
+
+
+
+def plain_version(value: int) -> int:
+    """An append's result is a version with more beside it; it may be the next one's expected version."""
+    return value.version if isinstance(value, Appended) else value
+
+    async def tail(
+        self, selection: EventFilter, after: int | None = None, stream_id: str | None = None
+    ) -> AsyncIterator[Event | CaughtUp]:
+        """See shoal.store.api.Streams."""
+        context = self._context
+        check_filter(selection, context.limits)
+        if after is not None:
+            check_range("after", after, 0, MAX_VERSION)
+        at = context.memory.state.position if after is None else after
+        source = self._tail_all(selection, at)
+        if stream_id is not None:
+            payload.check_stream_id(stream_id, context.limits)
+            source = self._tail_stream(stream_id, at)
+        caught_up = False
+        async for page, head in source:
+            for event in page:
+                yield event
+            if head is not None:
+                if not caught_up:
+                    caught_up = True
+                    yield CaughtUp(head)
+                await context.wait_beyond(head)
