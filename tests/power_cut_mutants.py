@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
+
+import pytest
 
 from shoal.storage.database import Database
 from shoal.storage.files import Files
@@ -48,20 +50,17 @@ MUTANTS = ("no fdatasync", "segment dropped at commit", "applied_index outside t
 @contextmanager
 def applied(name: str | None) -> Iterator[Wrap]:
     """Break the rule while a workload runs; gives what wraps the journal's files."""
-    commit = Database.commit
-    wrap: Wrap = lambda files: files  # noqa: E731
-    match name:
-        case None:
-            pass
-        case "no fdatasync":
-            wrap = lambda files: _NoSync(files)  # noqa: E731, PLW0108
-        case "segment dropped at commit":
-            Database.commit = _dropped_at_commit(commit)
-        case "applied_index outside the transaction":
-            Database.commit = _applied_apart
-        case _:
-            raise ValueError(name)
-    try:
-        yield wrap
-    finally:
-        Database.commit = commit
+    with pytest.MonkeyPatch.context() as patch:
+        match name:
+            case None:
+                yield lambda files: files
+            case "no fdatasync":
+                yield lambda files: cast("Files", _NoSync(files))
+            case "segment dropped at commit":
+                patch.setattr(Database, "commit", _dropped_at_commit(Database.commit))
+                yield lambda files: files
+            case "applied_index outside the transaction":
+                patch.setattr(Database, "commit", _applied_apart)
+                yield lambda files: files
+            case _:
+                raise ValueError(name)

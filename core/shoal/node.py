@@ -10,6 +10,7 @@ import os
 import platform
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -445,7 +446,7 @@ async def _run(worker: Worker, job: Callable[[], T]) -> T:
     return outcome  # type: ignore[no-any-return]  # what the job returned
 
 
-class _Opening:
+class _Opening(AbstractAsyncContextManager[LocalStore]):
     """What `open` returns: `async with` it, or await it and close the store yourself."""
 
     def __init__(self, start: Callable[[], Awaitable[LocalStore]]) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from shoal import telemetry
-from shoal.clock import SystemClock
+from shoal.clock import Clock, SystemClock
 from shoal.config import Config, split_address
 from shoal.errors import AlreadyExists, ConfigError, DataDirLocked, ShoalError
 from shoal.http import Connections, Service
@@ -80,7 +80,7 @@ class Shoald:
         self._service = Service(self._node, config, tokens, lambda: clock.wall().epoch_us // 1000)
         self._attach_telemetry()
         self._supervisor = await stack.enter_async_context(Supervisor(clock=clock))
-        self._start_discovery()
+        await self._start_discovery(clock)
         self._connections = Connections(
             self._service.handle,
             limit=config.http.max_connections,
@@ -123,8 +123,26 @@ class Shoald:
         metrics.attach()
         self._stack.callback(_quietly, metrics.detach)
 
-    def _start_discovery(self) -> None:
+    async def _start_discovery(self, clock: Clock) -> None:
         """In cluster mode, tell other boards of this one and hear of them."""
+        config = self._config
+        if config.mode != "cluster":
+            return
+        from shoal.cluster.beacon import Beacon
+        from shoal.cluster.discovery import Discovery, read_secret
+
+        info = self._node.info()
+        own = Beacon(
+            cluster_id=info["cluster_id"],
+            node_id=info["node_id"],
+            addresses=(config.peer_listen or config.listen,),
+            boot_counter=info["term"],  # a node elects itself once a start
+            sequence=0,
+        )
+        secret = await asyncio.to_thread(read_secret, config.discovery)
+        discovery = Discovery(config, own, secret, clock)
+        self._service.context.peers = lambda: msgspec.to_builtins(discovery.peers())
+        self._supervisor.start("discovery", discovery.run)
 
     async def _drain(self, listener: asyncio.Server) -> None:
         """Take no more connections, finish the answers under way, end the tails."""

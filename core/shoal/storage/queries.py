@@ -7,12 +7,13 @@ rest is the in-memory tail's. Rows come in the field order of `shoal.types.Event
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import apsw
 
 from shoal.model.machine import Head, Row, StoredId, digest_of_row
+from shoal.store.pages import take
 from shoal.store.ports import Bounds
 from shoal.types import EventFilter, Query, QueryItem, Snapshot, StreamInfo
 
@@ -63,7 +64,7 @@ def stream_rows(
         f"ORDER BY e.version {_order(bounds)} LIMIT ?",
         (stream_id, stream_id, low, high, bounds.limit),
     )
-    return _take(rows, bounds.max_bytes)
+    return take(rows, bounds.max_bytes)
 
 
 def version_after(connection: apsw.Connection, stream_id: str, position: int) -> int | None:
@@ -86,18 +87,6 @@ def version_after(connection: apsw.Connection, stream_id: str, position: int) ->
     return low if low <= last else None
 
 
-def _take(rows: Iterable[Any], max_bytes: int) -> list[Row]:
-    """Rows until their payloads exceed `max_bytes`; at least one."""
-    taken: list[Row] = []
-    size = 0
-    for row in rows:
-        taken.append(row)
-        size += len(row[6])
-        if size > max_bytes:
-            break
-    return taken
-
-
 def event_rows(connection: apsw.Connection, selection: EventFilter, bounds: Bounds) -> tuple[list[Row], bool]:
     """Readable events that match, in position order, and whether all positions in bounds were looked at."""
     items = _items(selection)
@@ -109,7 +98,7 @@ def event_rows(connection: apsw.Connection, selection: EventFilter, bounds: Boun
         rows = connection.execute(
             *_select(f"s.name, {_FIELDS}", sql, arguments, selection, bounds)
         )
-        taken = _take(rows, bounds.max_bytes)
+        taken = take(rows, bounds.max_bytes)
         return taken, len(taken) < bounds.limit and _size(taken) <= bounds.max_bytes
     positions: set[int] = set()
     for sql, arguments in branches:
@@ -121,7 +110,7 @@ def event_rows(connection: apsw.Connection, selection: EventFilter, bounds: Boun
         "ORDER BY j.key",
         (json.dumps(chosen),),
     )
-    taken = _take(rows, bounds.max_bytes)
+    taken = take(rows, bounds.max_bytes)
     return taken, len(taken) < bounds.limit and _size(taken) <= bounds.max_bytes
 
 
@@ -210,7 +199,7 @@ def _scan(connection: apsw.Connection, selection: EventFilter, bounds: Bounds) -
             bounds = bounds._replace(high=bounds.low + SCAN_ROWS - 1)
     source = f"event e {_JOINS} WHERE 1"
     rows = connection.execute(*_select(f"s.name, {_FIELDS}", source, (), selection, bounds))
-    taken = _take(rows, bounds.max_bytes)
+    taken = take(rows, bounds.max_bytes)
     full = len(taken) == bounds.limit or _size(taken) > bounds.max_bytes
     return taken, complete and not full
 

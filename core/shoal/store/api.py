@@ -7,7 +7,7 @@ tests. Versions: `NO_STREAM` -1, `ANY_VERSION` -2, `STREAM_EXISTS` -4, or an exa
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 from shoal.types import (
     ANY_VERSION,
@@ -180,9 +180,17 @@ class Snapshots(Protocol):
 class Store(Protocol):
     """One store. Use as `async with`; closing waits for what was acknowledged, and takes no new work."""
 
-    name: str
-    streams: Streams
-    snapshots: Snapshots
+    @property
+    def name(self) -> str:
+        """The store's name."""
+
+    @property
+    def streams(self) -> Streams:
+        """Appending to and reading from streams."""
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """An aggregate's saved states."""
 
     async def aggregate(
         self,
@@ -194,6 +202,6 @@ class Store(Protocol):
     ) -> AggregateResult:
         """Fold the stream (up to version `at`) from its latest usable snapshot. Raises StreamNotFound."""
 
-    async def __aenter__(self) -> Store: ...
+    async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *exc: object) -> None: ...

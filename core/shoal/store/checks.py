@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.errors import InvalidRequest
-from shoal.types import ANY_VERSION, MAX_VERSION, NO_STREAM, STREAM_EXISTS
+from shoal.types import ANY_VERSION, MAX_VERSION, NO_STREAM, STREAM_EXISTS, Appended
 
 
 def check_expected_version(value: Any) -> None:
@@ -35,26 +35,3 @@ def is_backward(direction: Any) -> bool:
 def plain_version(value: int) -> int:
     """An append's result is a version with more beside it; it may be the next one's expected version."""
     return value.version if isinstance(value, Appended) else value
-
-    async def tail(
-        self, selection: EventFilter, after: int | None = None, stream_id: str | None = None
-    ) -> AsyncIterator[Event | CaughtUp]:
-        """See shoal.store.api.Streams."""
-        context = self._context
-        check_filter(selection, context.limits)
-        if after is not None:
-            check_range("after", after, 0, MAX_VERSION)
-        at = context.memory.state.position if after is None else after
-        source = self._tail_all(selection, at)
-        if stream_id is not None:
-            payload.check_stream_id(stream_id, context.limits)
-            source = self._tail_stream(stream_id, at)
-        caught_up = False
-        async for page, head in source:
-            for event in page:
-                yield event
-            if head is not None:
-                if not caught_up:
-                    caught_up = True
-                    yield CaughtUp(head)
-                await context.wait_beyond(head)

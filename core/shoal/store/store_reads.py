@@ -12,6 +12,7 @@ from shoal.model.machine import Row
 from shoal.model.query import check_filter
 from shoal.store.checks import check_range, is_backward
 from shoal.store.context import StoreContext
+from shoal.store.pages import take
 from shoal.store.ports import Bounds
 from shoal.store.stream_reads import TAIL_PAGE
 from shoal.types import MAX_VERSION, Direction, Event, EventFilter, EventsPage, Query
@@ -95,8 +96,10 @@ class StoreReads:
                 reached = context.queries.scanned_through(bounds, stored)
             stored = self._readable(stored)
             rows = stored + in_tail[: count - len(stored)] if complete else stored
-        if complete and len(rows) >= count:
-            reached = rows[-1][2]
+        page = take(rows, context.limits.page_bytes)
+        if (complete and len(page) >= count) or len(page) < len(rows):
+            reached = page[-1][2]
+        rows = page
         return EventsPage([Event(*row) for row in rows], head, max(reached, after))
 
     async def _read_backward(self, selection: EventFilter, after: int | None, count: int) -> EventsPage:
@@ -114,6 +117,9 @@ class StoreReads:
             rows = rows + self._readable(stored)
         elif len(rows) >= count:
             reached = rows[-1][2]
+        page = take(rows, context.limits.page_bytes)
+        if len(page) < len(rows):
+            rows, reached = page, page[-1][2]
         return EventsPage([Event(*row) for row in rows], head, reached)
 
     def _readable(self, rows: list[Row]) -> list[Row]:

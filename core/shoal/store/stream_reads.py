@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from shoal import telemetry
-from shoal.errors import NotFound, StreamNotFound
+from shoal.errors import NotFound, StreamNotFound, StreamTombstoned
 from shoal.model import payload
 from shoal.model.machine import Head, Row
 from shoal.store.checks import check_range, is_backward
 from shoal.store.context import StoreContext
+from shoal.store.pages import take
 from shoal.store.ports import Bounds
 from shoal.types import MAX_VERSION, NO_STREAM, Direction, Event, StreamPage, StreamsPage
 
@@ -70,6 +71,8 @@ class StreamReads:
         context = self._context
         memory = context.memory
         head = memory.head(stream_id) if memory.knows(stream_id) else await self._fetch_head(stream_id)
+        if head is not None and head.tombstoned:
+            raise StreamTombstoned(stream_id)
         if head is None or not head.live:
             raise StreamNotFound(stream_id)
         low, high = head.visible_from, head.version
@@ -89,7 +92,7 @@ class StreamReads:
                 context.queries.stream_rows, stream_id, low, min(high, edge), bounds
             )
             rows = _join(stored, in_tail, edge - low + 1, count, backward=backward, last=min(high, edge))
-        return _stream_page(stream_id, head, rows, low, backward=backward)
+        return _stream_page(stream_id, head, take(rows, context.limits.page_bytes), low, backward=backward)
 
     async def _fetch_head(self, stream_id: str) -> Head | None:
         found: Head | None = await self._context.reader.run(self._context.queries.head, stream_id)
@@ -159,7 +162,7 @@ class StreamReads:
             head = context.memory.state.position
             try:
                 page = await self._read_page(stream_id, version, TAIL_PAGE, backward=False)
-            except StreamNotFound:
+            except (StreamNotFound, StreamTombstoned):
                 yield [], head
                 continue
             events = [event for event in page.events if event.position > at]

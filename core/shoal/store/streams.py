@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from shoal import telemetry
-from shoal.errors import InvalidRequest
+from shoal.errors import BodyTooLarge, InvalidRequest
 from shoal.model import payload
 from shoal.model.commands import Append, DeleteStream, Write
 from shoal.model.query import check_filter, check_query
@@ -52,9 +52,11 @@ class LocalStreams(StreamReads, StoreReads):
             Write(
                 write.stream_id,
                 plain_version(write.expected_version),
-                payload.prepare_all(write.events, context.limits, context.ids),
+                payload.prepare_all(
+                    write.events, context.limits, context.ids, f"/writes/{number}/events"
+                ),
             )
-            for write in writes
+            for number, write in enumerate(writes)
         ]
         return await self.append_proposed(prepared, condition)
 
@@ -94,7 +96,7 @@ class LocalStreams(StreamReads, StoreReads):
         if not writes:
             raise InvalidRequest("an append needs at least one write", pointer="/writes")
         if len(writes) > limits.writes_per_append:
-            raise InvalidRequest(f"at most {limits.writes_per_append} writes per append", pointer="/writes")
+            raise BodyTooLarge(f"at most {limits.writes_per_append} writes per append", pointer="/writes")
         if len(writes) > 1 and len({write.stream_id for write in writes}) < len(writes):
             raise InvalidRequest("a stream may be written once per append", pointer="/writes")
         count = size = 0
@@ -105,11 +107,11 @@ class LocalStreams(StreamReads, StoreReads):
             for event in write.events:
                 size += len(event.data) + EVENT_OVERHEAD
         if count > limits.events_per_append:
-            raise InvalidRequest(
+            raise BodyTooLarge(
                 f"{count} events in one append, at most {limits.events_per_append}", pointer="/events"
             )
         if size > limits.body_bytes + EVENT_OVERHEAD * count:
-            raise InvalidRequest(f"an append holds at most {limits.body_bytes} bytes", pointer="/events")
+            raise BodyTooLarge(f"an append holds at most {limits.body_bytes} bytes", pointer="/events")
         return size
 
     async def delete(
@@ -121,3 +123,26 @@ class LocalStreams(StreamReads, StoreReads):
         check_expected_version(expected_version)
         command = DeleteStream(self._context.name, stream_id, expected_version, hard)
         await self._context.submit(command, stream_id, EVENT_OVERHEAD)
+
+    async def tail(
+        self, selection: EventFilter, after: int | None = None, stream_id: str | None = None
+    ) -> AsyncIterator[Event | CaughtUp]:
+        """See shoal.store.api.Streams."""
+        context = self._context
+        check_filter(selection, context.limits)
+        if after is not None:
+            check_range("after", after, 0, MAX_VERSION)
+        at = context.memory.state.position if after is None else after
+        source = self._tail_all(selection, at)
+        if stream_id is not None:
+            payload.check_stream_id(stream_id, context.limits)
+            source = self._tail_stream(stream_id, at)
+        caught_up = False
+        async for page, head in source:
+            for event in page:
+                yield event
+            if head is not None:
+                if not caught_up:
+                    caught_up = True
+                    yield CaughtUp(head)
+                await context.wait_beyond(head)
