@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import apsw
 import power_cut_mutants
 from power_cut_check import (
     COMMIT_ROWS,
@@ -218,11 +219,25 @@ async def first_life(disk: PowerCutDisk, files: Files, seed: int) -> list[Worklo
     async with await Node.open(config(disk.root), means=means) as node:
         await work(node, [main], clock, ROUNDS // 2)
     async with await Node.open(config(disk.root), means=means) as node:
-        await work(node, [main], clock, ROUNDS // 4)
+        with slow_reader(disk):
+            await work(node, [main], clock, ROUNDS // 4)
         await node.create_store(LATE)
         await work(node, [main, late], clock, ROUNDS // 4)
         await main.look(node.store(MAIN))
     return [main, late]
+
+
+@contextmanager
+def slow_reader(disk: PowerCutDisk) -> Iterator[None]:
+    """Somebody who reads an old state all the while, so that the WAL cannot be moved into the file wholly."""
+    (path,) = disk.root.glob(f"db/*/{MAIN}-*.db")
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY, vfs=disk.vfs_name)
+    connection.execute("BEGIN")
+    connection.execute("SELECT count(*) FROM event").fetchall()
+    try:
+        yield
+    finally:
+        connection.close()
 
 
 async def second_life(

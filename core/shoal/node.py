@@ -364,11 +364,12 @@ class Node:
     def stats(self) -> dict[str, float]:
         """Plain counters for metrics."""
         counters, journal = self._sequencer.counters, self._journal.stats
+        memories = self._sequencer.stores.values()
         return {
             "entries_total": counters.entries,
             "commands_total": counters.commands,
-            "events_appended_total": counters.events,
-            "event_bytes_total": counters.event_bytes,
+            "events_appended_total": sum(memory.events_appended for memory in memories),
+            "event_bytes_total": sum(memory.bytes_appended for memory in memories),
             "conflicts_total": counters.conflicts,
             "refused_total": counters.refused,
             "appends_waiting": self._sequencer.waiting,

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from shoal import client
 from shoal.errors import ShuttingDown
@@ -44,6 +44,38 @@ from shoal.types import (
 T = TypeVar("T")
 
 
+class _Call(Generic[T]):
+    """A coroutine on its way through the loop; all but `result` belongs to the loop's thread."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self.result: Future[T] = Future()
+        self._coroutine = coroutine
+        self._task: asyncio.Task[T] | None = None
+        self._abandoned = False
+
+    def start(self) -> None:
+        """Run it."""
+        if self._abandoned:
+            self._coroutine.close()
+            return
+        self._task = asyncio.get_running_loop().create_task(self._coroutine)
+        self._task.add_done_callback(self._finish)
+
+    def abandon(self) -> None:
+        """Nobody waits any more."""
+        self._abandoned = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def _finish(self, task: asyncio.Task[T]) -> None:
+        if task.cancelled():
+            self.result.cancel()
+        elif (error := task.exception()) is not None:
+            self.result.set_exception(error)
+        else:
+            self.result.set_result(task.result())
+
+
 class LoopThread:
     """An event loop in a thread, for calls from other threads."""
 
@@ -58,21 +90,28 @@ class LoopThread:
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run `coroutine` on the loop and wait for its result; errors come through unchanged."""
-        with self._lock:
-            if self._loop is None:
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise RuntimeError("shoal.sync would wait for itself here; use the async store on an event loop")
+        call = _Call(coroutine)
+        try:
+            if not self._submit(call.start):
                 coroutine.close()
                 raise ShuttingDown("the store is closed; open it again")
-            if threading.current_thread() is self._thread:
-                coroutine.close()
-                raise RuntimeError("shoal.sync would wait for itself here; use the async store on an event loop")
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            return future.result()
+            return call.result.result()
         except CancelledError:
             raise ShuttingDown("the store was closed while this call waited", outcome="unknown") from None
         except BaseException:
-            future.cancel()  # of use for Ctrl-C only: otherwise it is done
+            # Ctrl-C, wherever it struck; after any other end there is nothing left to abandon.
+            self._submit(call.abandon)
             raise
+
+    def _submit(self, callback: Callable[[], None]) -> bool:
+        """Have the loop call `callback`; whether there is still a loop."""
+        with self._lock:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(callback)
+            return self._loop is not None
 
     def stop(self) -> None:
         """End the loop and its thread; calls that still wait raise ShuttingDown."""

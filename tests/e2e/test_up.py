@@ -10,7 +10,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -64,12 +64,17 @@ def family(process: Process) -> list[psutil.Process]:
 async def line_of(process: Process, *, having: str = "") -> str:
     """The next line on stdout that has this in it."""
     assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE_S):
-        while line := (await process.stdout.readline()).decode():
-            if having in line:
-                return line.rstrip()
     assert process.stderr is not None
-    raise AssertionError((await process.stderr.read()).decode())
+    seen = []
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE_S):
+            while line := (await process.stdout.readline()).decode():
+                if having in line:
+                    return line.rstrip()
+                seen.append(line)
+    if process.returncode is None:
+        process.kill()
+    raise AssertionError(f"no line with {having!r}: {seen}, {(await process.stderr.read()).decode()}")
 
 
 async def gone(processes: list[psutil.Process]) -> None:

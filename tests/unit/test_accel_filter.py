@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import process_time
 
 import pytest
 
@@ -70,9 +70,9 @@ def test_a_wildcard_matches_whole_texts(pattern: str, text: str, matches: bool) 
 )
 def test_no_wildcard_is_slow(pattern: str) -> None:
     text = "a" * 512
-    begin = perf_counter()
+    begin = process_time()
     assert not wildcard_match(text, pattern)
-    assert perf_counter() - begin < 0.5
+    assert process_time() - begin < 0.5
 
 
 def test_many_texts_are_filtered_in_order() -> None:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from shoal.accel.hash import stream_partition
 from shoal.errors import ShuttingDown, Timeout
 from shoal.ids import EventIds
 from shoal.model.commands import Command
@@ -59,7 +58,7 @@ class StoreContext:
         """Queue a command in its stream's partition."""
         if self._closed:
             raise ShuttingDown(f"store {self.name!r} is closed")
-        lane = stream_partition(self.name, stream_id, self._partitions) if self._partitions > 1 else 0
+        lane = hash(stream_id) % self._partitions
         return self.sequencer.submit(
             command, size, lane=lane, lane_limit=self._queue_limit, timeout_ms=self._timeout_ms
         )

@@ -45,6 +45,8 @@ class StoreMemory:
         self.state = state
         self.base = state.position
         self.bytes = 0
+        self.events_appended = 0
+        self.bytes_appended = 0
         self._rows: deque[Row] = deque()
         self._streams: dict[str, _StreamTail] = {}
         self._heads: dict[str, Head | None] = {}
@@ -85,12 +87,19 @@ class StoreMemory:
             self._deletes.append((index, change.stream_id))
             self._deleted[change.stream_id] = self._deleted.get(change.stream_id, 0) + 1
 
+    def writes_to(self, stream_id: str) -> bool:
+        """Whether an append to the stream is in the tail: its id has been checked then."""
+        return stream_id in self._streams
+
     def _append(self, change: RowsAppended) -> None:
         self._heads.update(change.heads)
         self._rows.extend(change.rows)
+        self.events_appended += len(change.rows)
         streams = self._streams
         for row in change.rows:
-            self.bytes += len(row[6])
+            size = len(row[6])
+            self.bytes += size
+            self.bytes_appended += size
             tail = streams.get(row[0])
             if tail is None:
                 tail = streams[row[0]] = _StreamTail()

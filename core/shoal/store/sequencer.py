@@ -51,8 +51,6 @@ class Counters(msgspec.Struct):
 
     entries: int = 0
     commands: int = 0
-    events: int = 0
-    event_bytes: int = 0
     conflicts: int = 0
     refused: int = 0
 
@@ -384,9 +382,6 @@ class Sequencer:
         if decision.change is not None:
             memory.apply(index, decision.change)
             changes.setdefault(command.store, []).append(decision.change)
-            rows = getattr(decision.change, "rows", ())
-            self.counters.events += len(rows)
-            self.counters.event_bytes += sum(len(row[6]) for row in rows)
         return decision.result
 
     def _decide_catalog(self, command: CreateStore | DropStore) -> None:
@@ -431,9 +426,9 @@ def _need_of_append(need: Need, memory: StoreMemory, command: Append) -> None:
         if not known:
             need.heads.add(stream_id)
         if not known or memory.head(stream_id) is not None:
-            own = [event.event_id for event in write.events if event.own_id]
-            if own:
-                need.ids.setdefault(stream_id, []).extend(own)
+            for event in write.events:
+                if event.own_id:
+                    need.ids.setdefault(stream_id, []).append(event.event_id)
     if command.condition is not None:
         need.conditions.append((command.condition.query, command.condition.after))
         need.on_writer = need.on_writer or memory.has_deletes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 
 from shoal import telemetry
 from shoal.errors import BodyTooLarge, InvalidRequest
@@ -60,9 +60,9 @@ class LocalStreams(StreamReads, StoreReads):
         ]
         return await self.append_proposed(prepared, condition)
 
-    async def append_proposed(
+    def append_proposed(
         self, writes: list[Write], condition: Condition | None = None
-    ) -> AppendedMany:
+    ) -> Awaitable[AppendedMany]:
         """Append events whose payloads are checked and encoded already (`shoal.model.payload`)."""
         context = self._context
         size = self._check_writes(writes)
@@ -70,10 +70,9 @@ class LocalStreams(StreamReads, StoreReads):
             check_query(condition.query, context.limits, "/condition/query")
             check_range("/condition/after", condition.after, 0, MAX_VERSION)
         command = Append(context.name, writes, condition)
-        if not telemetry.enabled(telemetry.STREAM_WRITE_STOP):
-            answer: AppendedMany = await context.submit(command, writes[0].stream_id, size)
-            return answer
-        return await self._append_observed(command, size)
+        if telemetry.enabled(telemetry.STREAM_WRITE_STOP):
+            return self._append_observed(command, size)
+        return context.submit(command, writes[0].stream_id, size)
 
     async def _append_observed(self, command: Append, size: int) -> AppendedMany:
         write = command.writes[0]
@@ -90,19 +89,27 @@ class LocalStreams(StreamReads, StoreReads):
             span.result["new_version"] = int(answer.results[0])
         return answer
 
-    def _check_writes(self, writes: list[Write]) -> int:
-        """Refuse what no store would take; returns the payload size in bytes."""
+    def _check_several(self, writes: list[Write]) -> None:
         limits = self._context.limits
         if not writes:
             raise InvalidRequest("an append needs at least one write", pointer="/writes")
         if len(writes) > limits.writes_per_append:
             raise BodyTooLarge(f"at most {limits.writes_per_append} writes per append", pointer="/writes")
-        if len(writes) > 1 and len({write.stream_id for write in writes}) < len(writes):
+        if len({write.stream_id for write in writes}) < len(writes):
             raise InvalidRequest("a stream may be written once per append", pointer="/writes")
+
+    def _check_writes(self, writes: list[Write]) -> int:
+        """Refuse what no store would take; returns the payload size in bytes."""
+        limits = self._context.limits
+        memory = self._context.memory
+        if len(writes) != 1:
+            self._check_several(writes)
         count = size = 0
         for write in writes:
-            payload.check_writable_stream_id(write.stream_id, limits)
-            check_expected_version(write.expected_version)
+            if type(write.stream_id) is not str or not memory.writes_to(write.stream_id):
+                payload.check_writable_stream_id(write.stream_id, limits)
+            if type(write.expected_version) is not int or not 0 <= write.expected_version <= MAX_VERSION:
+                check_expected_version(write.expected_version)
             count += len(write.events)
             for event in write.events:
                 size += len(event.data) + EVENT_OVERHEAD

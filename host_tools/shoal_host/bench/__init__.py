@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def run(*, json: bool = False, quick: bool = False, only: Sequence[str] = (), data_dir: Path | None = None) -> int:
+def run(
+    *, json: bool = False, quick: bool = False, only: Sequence[str] = (), data_dir: Path | None = None
+) -> int:
     """Measure and print; 0 when every row could be measured, 1 when one could not, 130 after Ctrl-C.
 
     `only` names scenarios. Everything is written under `data_dir` (default: the current directory), so that

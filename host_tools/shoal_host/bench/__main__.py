@@ -24,7 +24,9 @@ Examples:
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quick", is_flag=True, help="Under a minute: smaller stores, shorter phases.")
-@click.option("--only", multiple=True, metavar="NAME", type=click.Choice(_NAMES), help="Only this scenario; repeat.")
+@click.option(
+    "--only", multiple=True, metavar="NAME", type=click.Choice(_NAMES), help="Only this scenario; repeat."
+)
 @click.option("--list", "as_list", is_flag=True, help="Say what there is to measure.")
 @click.option(
     "--data-dir",

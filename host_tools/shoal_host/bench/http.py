@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from shoal_host.bench import load
 from shoal_host.bench.bench import PHASES, Bench
+from shoal_host.bench.loops import best_loop, run_on
 from shoal_host.bench.probe import probe_disk
 from shoal_host.bench.processes import call, free_port, server
 from shoal_host.bench.rows import Ratio, Row, Spread, at_least
@@ -23,20 +24,14 @@ def shoald(data_dir: Path, port: int) -> AbstractAsyncContextManager[int]:
 
 
 def empty_server(directory: Path, port: int) -> AbstractAsyncContextManager[int]:
-    """aiohttp alone, on the loop that shoald takes."""
+    """Nothing but aiohttp, on the loop that shoald takes."""
     arguments = ["-m", "shoal_host.bench.job", __name__, "serve_empty", f"[{port}]"]
     return server(arguments, port, directory / "empty.log")
 
 
 def serve_empty(port: int) -> None:
     """Job: read each request's body and answer 201 with nothing, until killed."""
-    main = _serve_empty(port)
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
+    run_on(best_loop(), _serve_empty(port))
 
 
 async def _serve_empty(port: int) -> None:
@@ -64,9 +59,7 @@ async def appends(bench: Bench) -> list[Row]:
         for phase in range(PHASES):
             for port, found in ((empty_port, empty), (store_port, ours)):
                 found.append(
-                    await call(
-                        load.Load, load.run_load, port, _CONNECTIONS, sizes.phase_s, f"stream-{phase}"
-                    )
+                    await call(load.Load, load.run_load, port, _CONNECTIONS, sizes.phase_s, f"stream-{phase}")
                 )
             disk.append(probe_disk(directory, sizes.probe_s))
     bench.done_with(directory)

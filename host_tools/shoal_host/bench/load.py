@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from shoal_host.bench.loops import best_loop, run_on
 from shoal_host.bench.rows import percentile
 from shoal_host.bench.workload import COMMON_TYPE, RARE_TYPE, payload
 
@@ -97,7 +98,7 @@ def post(path: str, body: bytes) -> bytes:
 
 def run_load(port: int, connections: int, seconds: float, prefix: str) -> Load:
     """Job: every connection appends one event after another to a stream of its own."""
-    return _run(_load(port, connections, seconds, prefix))
+    return run_on(best_loop(), _load(port, connections, seconds, prefix))
 
 
 async def _load(port: int, connections: int, seconds: float, prefix: str) -> Load:
@@ -144,7 +145,7 @@ def fill_by_http(port: int, events: int, rare: int, long_stream: str, long_event
 
     The first `long_events` go to one stream, the others to a hundred; `rare` ones are spread evenly.
     """
-    return _run(_fill(port, events, rare, long_stream, long_events))
+    return run_on(best_loop(), _fill(port, events, rare, long_stream, long_events))
 
 
 async def _fill(port: int, events: int, rare: int, long_stream: str, long_events: int) -> float:
@@ -167,12 +168,3 @@ async def _fill(port: int, events: int, rare: int, long_stream: str, long_events
     began = time.perf_counter()
     await _converse(port, [next_request] * 4)
     return time.perf_counter() - began
-
-
-def _run(main: Any) -> Any:
-    """On uvloop where it is, as the server does."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(main)
-    return uvloop.run(main)

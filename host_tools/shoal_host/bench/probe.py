@@ -16,6 +16,7 @@ import msgspec
 from shoal_host.bench.rows import percentile
 
 _FILE_BYTES: Final = 16 * 1024 * 1024
+_BUSY_S: Final = 1.0
 _RECORD: Final = b"r" * 400
 """About what a 200-byte event takes in the journal."""
 
@@ -106,7 +107,7 @@ class Counted:
 
 
 def machine(directory: Path) -> dict[str, Any]:
-    """What a figure means nothing without."""
+    """What a figure means nothing without; `busy_percent` is what others took of all cores just before."""
     import apsw
     import psutil
 
@@ -119,7 +120,7 @@ def machine(directory: Path) -> dict[str, Any]:
         "device": Device(directory).name,
         "python": platform.python_version(),
         "sqlite": apsw.sqlite_lib_version(),
-        "load_1min": round(os.getloadavg()[0], 2),
+        "busy_percent": psutil.cpu_percent(_BUSY_S),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -127,7 +128,9 @@ def machine(directory: Path) -> dict[str, Any]:
 def _cpu() -> str:
     """The model's name; ARM boards call it otherwise, or nothing."""
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+    fields = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())
+    }
     return fields.get("model name") or fields.get("Model") or platform.machine()
 
 

@@ -54,9 +54,7 @@ async def pages(bench: Bench) -> list[Row]:
         rate = Spread.of(rates)
         what = f"read {events:,} events of a stream in pages of 1,000, {touch}"
         ratio = Ratio(rate.median / raw, "raw apsw reading the same rows", raw)
-        rows.append(
-            Row(name, what, "events/s", rate, ratio, (at_least(f"{must:,}/s", rate.median, must),))
-        )
+        rows.append(Row(name, what, "events/s", rate, ratio, (at_least(f"{must:,}/s", rate.median, must),)))
     return rows
 
 
@@ -74,7 +72,9 @@ async def read_phases(directory: str, events: int, seconds: float) -> Reads:
         await _read_whole(store, events, touch=True)
         for _ in range(PHASES):
             result.plain.append(await _rate(lambda: _read_whole(store, events, touch=False), events, seconds))
-            result.touched.append(await _rate(lambda: _read_whole(store, events, touch=True), events, seconds))
+            result.touched.append(
+                await _rate(lambda: _read_whole(store, events, touch=True), events, seconds)
+            )
             result.raw.append(_raw_rate(Path(directory), events, seconds))
     return result
 

@@ -13,6 +13,7 @@ import shoal
 from shoal_host.bench.rows import Row
 
 _COLUMNS: Final = ("what", "measured", "min .. max", "against", "target", "")
+_BUSY_PERCENT: Final = 15
 _MARKS: Final = {True: "met", False: "NOT MET", None: ""}
 
 
@@ -42,12 +43,19 @@ def as_text(rows: Sequence[Row], found: dict[str, Any]) -> str:
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.1f} GiB, "
         f"{machine['kernel']}, {machine['file_system']} on {machine['device']}\n"
         f"shoal {found['shoal']}, Python {machine['python']}, SQLite {machine['sqlite']}, "
-        f"load {machine['load_1min']} at the start, {machine['date']}, "
-        f"{'quick, ' if found['quick'] else ''}{found['seconds']:.0f} s\n\n"
+        f"{machine['date']}, {'quick, ' if found['quick'] else ''}{found['seconds']:.0f} s\n"
+        f"{_busy(machine['busy_percent'])}\n"
     )
     verdict = f"\n{found['met']} of {found['judged']} rows with a target meet it.\n"
     lines = [line for row in rows for line in _lines(row)]
     return title + (_rich(lines) if sys.stdout.isatty() and find_spec("rich") else _plain(lines)) + verdict
+
+
+def _busy(percent: float) -> str:
+    """Said where others disturbed the run: a blocked thread then waits for its turn, not for the disk."""
+    if percent < _BUSY_PERCENT:
+        return ""
+    return f"The machine was {percent:.0f} % busy with other things: rates are low and ratios mean little.\n"
 
 
 def one_line(row: Row) -> str:

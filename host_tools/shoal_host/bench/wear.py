@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -98,17 +99,18 @@ def sqlite_counting(directory: str, events: int, batch: int) -> int:
         "PRAGMA journal_mode=WAL",
         "PRAGMA synchronous=FULL",
         "PRAGMA wal_autocheckpoint=1000",
-        "CREATE TABLE event (position INTEGER PRIMARY KEY, stream TEXT, version INTEGER, id BLOB, type TEXT, data BLOB)",
+        "CREATE TABLE event (stream TEXT, version INTEGER, id BLOB, type TEXT, data BLOB)",
         "CREATE UNIQUE INDEX by_stream ON event (stream, version)",
         "CREATE UNIQUE INDEX by_id ON event (id)",
     ):
         connection.execute(statement)
-    import uuid
-
     for start in range(0, events, batch):
-        rows = [("stream", at, uuid.uuid4().bytes, "reading-taken", payload_json(at)) for at in range(start, start + batch)]
+        rows = [
+            ("stream", at, uuid.uuid4().bytes, "reading-taken", payload_json(at))
+            for at in range(start, start + batch)
+        ]
         with connection:
-            connection.executemany("INSERT INTO event (stream, version, id, type, data) VALUES (?,?,?,?,?)", rows)
+            connection.executemany("INSERT INTO event VALUES (?,?,?,?,?)", rows)
     connection.close()
     return _written() - before
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import time
@@ -13,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from shoal_host.bench.bench import PHASES, Bench
+from shoal_host.bench.loops import Loop, best_loop, run_on
 from shoal_host.bench.probe import mean_disk, probe_disk
 from shoal_host.bench.processes import call
 from shoal_host.bench.rows import Ratio, Row, Spread, Target, at_least, at_most, percentile
@@ -20,6 +20,7 @@ from shoal_host.bench.workload import append_for, payload_json
 
 _WARM_UP_S: Final = 0.1
 _COMMIT_ROWS: Final = 5_000
+_INSERT: Final = "INSERT INTO event VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 
 
 class Phase(msgspec.Struct, frozen=True):
@@ -34,16 +35,10 @@ class Phase(msgspec.Struct, frozen=True):
 
 
 def append_phase(
-    directory: str, writers: int, batch: int, seconds: float, probe_s: float, loop: str
+    directory: str, writers: int, batch: int, seconds: float, probe_s: float, loop: Loop
 ) -> Phase:
     """Job: append to a new store for so long."""
-    run: Any = asyncio.run
-    if loop == "uvloop":
-        import uvloop
-
-        run = uvloop.run
-    result: Phase = run(_append_phase(Path(directory), writers, batch, seconds, probe_s))
-    return result
+    return run_on(loop, _append_phase(Path(directory), writers, batch, seconds, probe_s))
 
 
 async def _append_phase(directory: Path, writers: int, batch: int, seconds: float, probe_s: float) -> Phase:
@@ -67,14 +62,16 @@ async def _append_phase(directory: Path, writers: int, batch: int, seconds: floa
     )
 
 
-async def phases(bench: Bench, writers: int, batch: int, *, loop: str = "asyncio") -> list[Phase]:
+async def phases(bench: Bench, writers: int, batch: int, *, loop: Loop = "asyncio") -> list[Phase]:
     """Several short phases, each with a store and a process of its own."""
     found: list[Phase] = []
     for _ in range(PHASES):
         directory = bench.fresh("append")
         sizes = bench.sizes
         found.append(
-            await call(Phase, append_phase, str(directory), writers, batch, sizes.phase_s, sizes.probe_s, loop)
+            await call(
+                Phase, append_phase, str(directory), writers, batch, sizes.phase_s, sizes.probe_s, loop
+            )
         )
         bench.done_with(directory)
     return found
@@ -110,7 +107,7 @@ async def many_writers(bench: Bench) -> list[Row]:
     )
     against = Ratio(ratio.median, "fdatasync rate", _disk_rate(found))
     rows = [Row("append-64", "64 writers, 1 event", "events/s", rate, against, targets, _details(found))]
-    if _has_uvloop():
+    if best_loop() == "uvloop":
         found = await phases(bench, 64, 1, loop="uvloop")
         ratio = Spread.of(phase.rate / phase.disk_rate for phase in found)
         rows.append(
@@ -181,12 +178,6 @@ def _disk_rate(found: list[Phase]) -> float:
     return Spread.of(phase.disk_rate for phase in found).median
 
 
-def _has_uvloop() -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec("uvloop") is not None
-
-
 # --- raw SQLite
 
 
@@ -202,14 +193,13 @@ def raw_phase(directory: str, seconds: float) -> float:
     connection = open_connection(Path(directory) / "raw.db", cache_bytes=8 * 1024 * 1024)
     migrate(connection, STORE_MIGRATIONS, "raw.db")
     connection.execute("PRAGMA wal_autocheckpoint=1000")
-    insert = "INSERT INTO event VALUES (" + ",".join("?" * 14) + ")"
     took, done = 0.0, 0
     chunks = raw_rows()
     while took < seconds:
         rows = next(chunks)
         began = time.perf_counter()
         connection.execute("BEGIN")
-        connection.executemany(insert, rows)
+        connection.executemany(_INSERT, rows)
         connection.execute("COMMIT")
         took += time.perf_counter() - began
         done += len(rows)
@@ -230,5 +220,7 @@ def raw_rows() -> Iterator[list[tuple[Any, ...]]]:
             event_id = position.to_bytes(6, "big") + noise[at : at + 10]
             data = payload_json(position)
             chain = noise[at : at + 32]
-            rows.append((position, 1, position - 1, 1, event_id, 0, position, *(None, data), *[None] * 4, chain))
+            rows.append(
+                (position, 1, position - 1, 1, event_id, 0, position, *(None, data), *[None] * 4, chain)
+            )
         yield rows

@@ -1,0 +1,163 @@
+"""Tokens over HTTP: who gets in, to what, and how fast a revoked one is out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from http_board import Board, Reply, running_board
+
+from shoal.http import auth
+from shoal.http.auth import EVERYTHING, Door
+from shoal.tokens import Role, Token, TokenFile, make_token
+
+QUERY = {"items": [{}]}
+EVENT = {"event_type": "t", "data": 1}
+
+CALLS: list[tuple[str, str, object, str | None]] = [
+    ("GET", "/v1/streams/a", None, "read"),
+    ("HEAD", "/v1/streams/a", None, "read"),
+    ("GET", "/v1/streams/a/0", None, "read"),
+    ("GET", "/v1/streams", None, "read"),
+    ("GET", "/v1/events", None, "read"),
+    ("POST", "/v1/query", QUERY, "read"),
+    ("GET", "/v1/streams/a/aggregate", None, "read"),
+    ("GET", "/v1/streams/a/snapshots", None, "read"),
+    ("GET", "/v1/info", None, "read"),
+    ("GET", "/v1/health", None, "read"),
+    ("GET", "/metrics", None, "read"),
+    ("POST", "/v1/streams/a", [EVENT], "append"),
+    ("POST", "/v1/append", {"writes": [{"stream_id": "a", "events": [EVENT]}]}, "append"),
+    ("PUT", "/v1/streams/a/snapshots/0", {"data": {}}, "append"),
+    ("DELETE", "/v1/streams/a/snapshots/0", None, "append"),
+    ("DELETE", "/v1/streams/a", None, "admin"),
+    ("GET", "/v1/stores", None, "admin"),
+    ("PUT", "/v1/stores/other", None, "admin"),
+    ("DELETE", "/v1/stores/other", None, "admin"),
+    ("GET", "/livez", None, None),
+    ("GET", "/readyz", None, None),
+    ("GET", "/openapi.json", None, None),
+]
+RANK = {None: 0, "read": 1, "append": 2, "admin": 3}
+
+
+def bearer(text: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {text}"}
+
+
+async def test_each_role_may_what_it_says_and_no_more(tmp_path: Path) -> None:
+    file = TokenFile(tmp_path)
+    texts = {role: file.add(role) for role in ("read", "append", "admin")}
+    async with running_board(tmp_path) as board:
+        await board.append("a", 1, headers=bearer(texts["append"]))
+        for role, text in texts.items():
+            for method, path, body, needed in CALLS:
+                reply = await board.call(method, path, body, headers=bearer(text))
+                assert (reply.status == 403) is (RANK[role] < RANK[needed]), (role, method, path, reply)
+
+
+@pytest.mark.parametrize("value", [None, "", "Bearer", "Bearer ", "Bearer nope", "Basic YTpi", "nope", "Bearer a b"])
+async def test_without_a_good_token_nobody_gets_in(tmp_path: Path, value: str | None) -> None:
+    TokenFile(tmp_path).add("admin")
+    headers = {} if value is None else {"Authorization": value}
+    async with running_board(tmp_path) as board:
+        for method, path, body, needed in CALLS[::4] + CALLS[-3:]:
+            reply = await board.call(method, path, body, headers=headers)
+            assert (reply.status == 401) is (needed is not None), path
+            if needed is not None and method != "HEAD":
+                assert reply.code == "unauthorized"
+                assert reply.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+async def test_a_token_for_some_streams_reaches_no_others(tmp_path: Path) -> None:
+    file = TokenFile(tmp_path)
+    admin, mine = file.add("admin"), file.add("append", streams=["mine-*"])
+    two = file.add("read", streams=["mine-*", "yours"])
+    async with running_board(tmp_path) as board:
+
+        async def call(text: str, method: str, path: str, body: object = None) -> Reply:
+            return await board.call(method, path, body, headers=bearer(text))
+
+        for stream in ("mine-1", "yours", "theirs"):
+            await board.append(stream, EVENT | {"event_id": stream}, headers=bearer(admin))
+        assert (await call(mine, "POST", "/v1/streams/mine-1", [EVENT])).status == 201
+        assert (await call(mine, "POST", "/v1/streams/yours", [EVENT])).code == "forbidden"
+        assert (await call(mine, "GET", "/v1/streams/yours")).code == "forbidden"
+        assert (await call(mine, "GET", "/v1/streams/yours/snapshots")).code == "forbidden"
+        writes = [{"stream_id": stream, "events": [EVENT]} for stream in ("mine-1", "yours")]
+        assert (await call(mine, "POST", "/v1/append", {"writes": writes})).code == "forbidden"
+        condition = {"writes": writes[:1], "condition": {"query": QUERY}}
+        assert (await call(mine, "POST", "/v1/append", condition)).code == "forbidden"
+        for method, path, body in (("GET", "/v1/events", None), ("POST", "/v1/query", QUERY)):
+            seen = {event["stream_id"] for event in (await call(mine, method, path, body)).json["events"]}
+            assert seen == {"mine-1"}
+        streams = (await call(mine, "GET", "/v1/streams")).json["streams"]
+        assert [stream["stream_id"] for stream in streams] == ["mine-1"]
+        assert (await call(mine, "GET", "/v1/events?stream_pattern=*")).code == "forbidden"
+        assert (await call(mine, "GET", "/v1/events/theirs")).code == "forbidden"
+        assert (await call(mine, "GET", "/v1/events/mine-1")).status == 200
+        assert (await call(two, "GET", "/v1/events")).code == "forbidden"
+        assert (await call(two, "GET", "/v1/events?stream_pattern=yours")).status == 200
+
+
+async def revoked_at(board: Board, text: str) -> float:
+    """Seconds until the token is refused."""
+    began = time.monotonic()
+    while (await board.call("GET", "/v1/info", headers=bearer(text))).status == 200:
+        assert time.monotonic() - began < 5
+    return time.monotonic() - began
+
+
+async def test_the_first_token_closes_the_door_and_a_revoked_one_is_out_soon(tmp_path: Path) -> None:
+    """While the server runs, without a restart; a live tail ends too."""
+    async with running_board(tmp_path, {"http.heartbeat_ms": 20}) as board:
+        assert (await board.call("GET", "/v1/info")).status == 200
+        text = TokenFile(tmp_path).add("read")
+        assert await revoked_at(board, "none") < 2
+        assert (await board.call("GET", "/v1/info", headers=bearer(text))).status == 200
+        headers = bearer(text) | {"Accept": "text/event-stream"}
+        async with board.session.get(f"{board.url}/v1/events", headers=headers) as live:
+            file = TokenFile(tmp_path)
+            file.remove(file.tokens()[0].id)
+            file.add("admin")
+            assert await revoked_at(board, text) < 2
+            await asyncio.wait_for(live.content.read(), 5)
+
+
+async def test_a_token_file_that_goes_bad_closes_the_door(tmp_path: Path) -> None:
+    text = TokenFile(tmp_path).add("read")
+    async with running_board(tmp_path) as board:
+        (tmp_path / "tokens.json").write_text("{")
+        assert await revoked_at(board, text) < 2
+        assert (await board.call("GET", "/v1/info")).code == "config-error"
+        assert (await board.call("GET", "/livez")).status == 200
+
+
+class OneToken:
+    """A token that is slow to come: it blocks until `gate` opens, as a file on a bad card would."""
+
+    def __init__(self, role: Role) -> None:
+        self.text, self.token = make_token(role)
+        self.looks = 0
+
+    def tokens(self) -> Sequence[Token]:
+        self.looks += 1
+        return (self.token,)
+
+
+async def test_a_door_is_shut_until_it_has_looked_and_looks_no_more_than_needed() -> None:
+    """Time is an argument: a look counts for `FRESH_S`."""
+    now = 0.0
+    source = OneToken("read")
+    door = Door(source, lambda: now)
+    assert door.stale
+    await door.look()
+    assert not door.stale
+    assert door.admit("read", f"Bearer {source.text}").token_id == source.token.id
+    now = auth.FRESH_S + 0.01
+    assert door.stale
+    assert not await door.still_open(EVERYTHING)
+    assert (source.looks, door.stale) == (2, False)
