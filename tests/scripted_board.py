@@ -50,7 +50,9 @@ class ScriptedBoard:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
-        self.seen.append(Seen(request.method, request.raw_path.partition("?")[0], request.query, request.headers, body))
+        self.seen.append(
+            Seen(request.method, request.raw_path.partition("?")[0], request.query, request.headers, body)
+        )
         step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         return await step(request)
 
@@ -60,7 +62,9 @@ def answer(document: Any, status: int = 200, **headers: str) -> Step:
 
     async def step(request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(
-            status=status, body=json.dumps(document).encode(), headers={name.replace("_", "-"): v for name, v in headers.items()}
+            status=status,
+            body=json.dumps(document).encode(),
+            headers={name.replace("_", "-"): v for name, v in headers.items()},
         )
 
     return step

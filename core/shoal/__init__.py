@@ -30,7 +30,7 @@ from shoal.types import (
 if TYPE_CHECKING:
     from shoal import aggregator, errors, sync
     from shoal.client import connect
-    from shoal.node import open_store as open  # noqa: A004 - the name users expect
+    from shoal.embedded import open_store as open  # noqa: A004 - the name users expect
     from shoal.tagged import Overwrite, Sum
 
 __version__ = "0.1.0"
@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "open": ("shoal.node", "open_store"),
+    "open": ("shoal.embedded", "open_store"),
     "connect": ("shoal.client", "connect"),
     "Sum": ("shoal.tagged", "Sum"),
     "Overwrite": ("shoal.tagged", "Overwrite"),

@@ -299,7 +299,7 @@ CONFIGURATION: Final[tuple[Key, ...]] = (
     Key("limits.event_id_bytes", _whole(36, 4096), "bytes of an event id"),
     Key("limits.tags_per_event", _whole(0, 10_000), "tags of an event"),
     Key("limits.tag_bytes", _whole(1, 4096), "bytes of a tag"),
-    Key("limits.depth", _whole(1, 500), "depth of JSON and CBOR values"),
+    Key("limits.depth", _whole(1, 256), "depth of JSON and CBOR values"),
     Key("limits.query_items", _whole(1, 10_000), "items in a query"),
     Key("limits.writes_per_append", _whole(1, 10_000), "streams in one append"),
     Key("http.header_timeout_ms", _MS, "how long a client may take for a request's head"),

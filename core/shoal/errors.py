@@ -48,9 +48,7 @@ class ShoalError(Exception):
     title: ClassVar[str] = "Something went wrong"
     retryable: ClassVar[bool] = False
 
-    def __init__(
-        self, detail: str = "", *, outcome: Outcome = "not-applied", **facts: Any
-    ) -> None:
+    def __init__(self, detail: str = "", *, outcome: Outcome = "not-applied", **facts: Any) -> None:
         super().__init__(detail or self.title)
         self.detail = detail or self.title
         self.outcome: Outcome = outcome

@@ -1,6 +1,7 @@
 """A node without a network face: journal, databases, sequencer and stores of one data directory.
 
-The composition of storage, consensus and use cases; `shoal.open` and `shoald` are both built on it.
+The composition of storage, consensus and use cases; `shoal.open` (embedded.py) and `shoald` (server.py) are
+both built on it.
 """
 
 from __future__ import annotations
@@ -9,32 +10,30 @@ import asyncio
 import os
 import platform
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, Self, TypeVar
 
-import msgspec
-
 from shoal import telemetry
 from shoal.clock import Clock, SystemClock
 from shoal.cluster.local import LocalConsensus, elect_self, found_group
-from shoal.config import Config, StoreConfig, StoreSettings, valid_store_name
+from shoal.config import Config, StoreSettings, valid_store_name
 from shoal.errors import DiskFull, InvalidRequest, NotFound
 from shoal.ids import EventIds
 from shoal.model.commands import CreateStore, DropStore
 from shoal.model.event_time import EventTime
 from shoal.storage import queries
 from shoal.storage.database import require_safe_sqlite
-from shoal.storage.engine import Report, Settings
+from shoal.storage.engine import Report, Settings, is_disk_full
 from shoal.storage.files import Files, RealFiles
 from shoal.storage.readers import ReadSetFetcher, StoreReaders
 from shoal.storage.recovery import Lock, Opened, mark_suspect, open_storage
 from shoal.storage.reserve import Reserve
 from shoal.storage.segment import Identity
 from shoal.storage.store_db import is_corrupt
+from shoal.storage.verify import Verification, verify_file
 from shoal.storage.workers import ThreadWorker, Worker
 from shoal.storage.writer import Writer
 from shoal.store.context import StoreContext
@@ -72,6 +71,10 @@ class Means:
         self.vfs = vfs
 
 
+def _nothing() -> None:
+    """A job that only waits its turn."""
+
+
 def _threads(name: str, threads: int) -> Worker:
     return ThreadWorker(f"shoal-{name}", asyncio.get_running_loop(), threads=threads)
 
@@ -107,6 +110,7 @@ class Node:
             await node._open()
         except BaseException:
             await _run(node._writer_worker, node._release)
+            await node._stop_workers()
             raise
         return node
 
@@ -119,29 +123,9 @@ class Node:
         self._helper_worker = make("helper", 1)
 
     async def _open(self) -> None:
-        means, config = self._means, self.config
-        storage = config.storage
-        self._reserve = Reserve(means.files, config.data_dir, storage.reserve_bytes)
-        opened: Opened = await _run(
-            self._writer_worker,
-            partial(
-                open_storage,
-                means.files,
-                config.data_dir,
-                Settings(
-                    storage.commit_rows,
-                    storage.commit_bytes,
-                    storage.cache_bytes,
-                    storage.wal_limit_bytes,
-                    means.vfs,
-                ),
-                self._new_identity,
-                segment_bytes=storage.segment_bytes,
-                floor_bytes=storage.reserve_bytes // 2,
-                store_directory=self._store_directory,
-                other_directories=self._other_directories(),
-            ),
-        )
+        config = self.config
+        self._reserve = Reserve(self._means.files, config.data_dir, config.storage.reserve_bytes)
+        opened: Opened = await _run(self._writer_worker, self._recover)
         self.notes = opened.notes
         self._journal, self._engine = opened.journal, opened.engine
         identity = self._journal.identity
@@ -156,12 +140,40 @@ class Node:
         for wanted in config.stores:
             if wanted.name not in self._stores:
                 await self.create_store(wanted.name)
-        self._helper_worker.submit(self._keep_room)
+        self._helper_worker.submit(self._keep_room, self._on_room)
         telemetry.emit(
             telemetry.CLUSTER_LEADER_ELECTED,
             {"system_time": telemetry.system_time()},
             {"store_id": "*", "leader": identity.node_id, "previous_leader": None},
         )
+
+    def _recover(self) -> Opened:
+        """Recover the data directory, with the reserve's room if a full disk does not allow it without."""
+        storage = self.config.storage
+        recover = partial(
+            open_storage,
+            self._means.files,
+            self.config.data_dir,
+            Settings(
+                storage.commit_rows,
+                storage.commit_bytes,
+                storage.cache_bytes,
+                storage.wal_limit_bytes,
+                self._means.vfs,
+            ),
+            self._new_identity,
+            segment_bytes=storage.segment_bytes,
+            floor_bytes=storage.reserve_bytes // 2,
+            store_directory=self._store_directory,
+            other_directories=self._other_directories(),
+        )
+        try:
+            return recover()
+        except Exception as error:
+            if not is_disk_full(error) or not self._reserve.held:
+                raise
+            self._reserve.release()
+            return recover()
 
     def _elect(self, identity: Identity) -> int:
         if self._journal.last_index == 0:
@@ -210,9 +222,18 @@ class Node:
         found = [self._store_directory(store.name) for store in self.config.stores]
         return [directory for directory in dict.fromkeys(found) if directory is not None]
 
-    def _keep_room(self) -> None:
-        self._reserve.hold()
+    def _keep_room(self) -> bool:
+        """Set reserve and spare segment aside; false when the disk is nearly full."""
+        held = self._reserve.hold()
         self._journal.prepare_spare()
+        size = self.config.storage.reserve_bytes
+        return held or self._means.files.free_bytes(self.config.data_dir) >= size // 2
+
+    def _on_room(self, outcome: object) -> None:
+        if isinstance(outcome, BaseException):
+            self._fail(outcome)
+        elif not outcome:
+            self._on_full()
 
     # -- stores ----------------------------------------------------------------------------------
 
@@ -231,7 +252,9 @@ class Node:
     async def create_store(self, name: str) -> LocalStore:
         """Create a store; fine when it is there. Raises InvalidRequest for a bad name or one too many."""
         if not valid_store_name(name):
-            raise InvalidRequest("a store's name is letters, digits, '_', '.' or '-', up to 64", pointer="store")
+            raise InvalidRequest(
+                "a store's name is letters, digits, '_', '.' or '-', up to 64", pointer="store"
+            )
         if name not in self._stores:
             if len(self._stores) >= self.config.http.max_stores:
                 raise InvalidRequest(f"at most {self.config.http.max_stores} stores", pointer="store")
@@ -319,7 +342,9 @@ class Node:
             self._fail(outcome)
 
     def _on_full(self) -> None:
-        self._sequencer.disk_full = DiskFull("the disk is full: free some space, then appends go on by themselves")
+        self._sequencer.disk_full = DiskFull(
+            "the disk is full: free some space, then appends go on by themselves"
+        )
         self._retry_reserve()
 
     def _retry_reserve(self) -> None:
@@ -330,7 +355,9 @@ class Node:
             )
 
     def _on_reserve(self, held: object) -> None:
-        if held is True or self.config.storage.reserve_bytes == 0:
+        if isinstance(held, BaseException):
+            self._fail(held)
+        elif held or self.config.storage.reserve_bytes == 0:
             self._sequencer.disk_full = None
         else:
             self._retry_reserve()
@@ -384,6 +411,17 @@ class Node:
             **{f"head_position:{name}": store.head for name, store in self._stores.items()},
         }
 
+    async def verify(self) -> Verification:
+        """Verify what every store has: each byte a reader could be given. Takes a while; appends go on."""
+        self._sequencer.hand_over()
+        self._writer.commit()
+        await _run(self._writer_worker, _nothing)
+        found = Verification()
+        for name in list(self._stores):
+            path = self._engine.path_of(name)
+            await _run(self._helper_worker, partial(verify_file, path, name, found, vfs=self._means.vfs))
+        return found
+
     # -- closing ---------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
@@ -405,10 +443,7 @@ class Node:
         for context in self._contexts.values():
             context.close()
         self._writer.stop()
-        for worker in (self._reader_worker, self._helper_worker, self._journal_worker):
-            await _run(self._writer_worker, worker.close)
-        await _run(self._writer_worker, partial(self._finish, commit=not broken))
-        await asyncio.to_thread(self._writer_worker.close)
+        await self._stop_workers(partial(self._finish, commit=not broken))
         for name in self._stores:
             telemetry.emit(
                 telemetry.STORE_STOPPED,
@@ -418,6 +453,13 @@ class Node:
                 },
                 {"store_id": name, "reason": "failed" if broken else "closed"},
             )
+
+    async def _stop_workers(self, last: Callable[[], object] = _nothing) -> None:
+        """Let every thread finish its queue and end; `last` runs when only the writer's is left."""
+        for worker in (self._reader_worker, self._helper_worker, self._journal_worker):
+            await _run(self._writer_worker, worker.close)
+        await _run(self._writer_worker, last)
+        await asyncio.to_thread(self._writer_worker.close)
 
     def _finish(self, *, commit: bool) -> None:
         if commit:
@@ -433,10 +475,6 @@ class Node:
             self._lock.close()
 
 
-def _nothing() -> None:
-    """A job that only waits its turn."""
-
-
 async def _run(worker: Worker, job: Callable[[], T]) -> T:
     """Run a job on a worker and wait for it."""
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -445,47 +483,3 @@ async def _run(worker: Worker, job: Callable[[], T]) -> T:
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome  # type: ignore[no-any-return]  # what the job returned
-
-
-class _Opening(AbstractAsyncContextManager[LocalStore]):
-    """What `open` returns: `async with` it, or await it and close the store yourself."""
-
-    def __init__(self, start: Callable[[], Awaitable[LocalStore]]) -> None:
-        self._start = start
-        self._store: LocalStore | None = None
-
-    def __await__(self) -> Any:
-        return self._start().__await__()
-
-    async def __aenter__(self) -> LocalStore:
-        self._store = await self._start()
-        return self._store
-
-    async def __aexit__(self, *exc: object) -> None:
-        if self._store is not None:
-            await self._store.close()
-
-
-def open_store(
-    name: str = "main",
-    data_dir: str | Path = "./shoal-data",
-    *,
-    config: Config | None = None,
-    means: Means | None = None,
-) -> _Opening:
-    """Open an embedded store, alone in its process: no HTTP, no network.
-
-    `async with shoal.open("my_store", data_dir="./data") as store: ...`. `config` carries further settings
-    (its `data_dir` and `stores` are replaced). Raises DataDirLocked when another process has the directory.
-    """
-    settings = msgspec.structs.replace(
-        config or Config(), data_dir=Path(data_dir), stores=(StoreConfig(name),)
-    )
-
-    async def start() -> LocalStore:
-        node = await Node.open(settings, means=means)
-        store = node.store(name)
-        store.on_close = node.close
-        return store
-
-    return _Opening(start)

@@ -61,9 +61,7 @@ def is_number(value: Any) -> bool:
 def add(left: float, right: float) -> int | float:
     """The sum of two numbers; whole, and so still a number in JSON, where doubles would overflow."""
     try:
-        total = left + right
-    except OverflowError:
-        return int(left) + int(right)
-    if isinstance(total, float) and not isfinite(total):
-        return int(left) + int(right)
-    return total
+        finite = isfinite(left + right)
+    except OverflowError:  # an int beyond every double
+        finite = False
+    return left + right if finite else int(left) + int(right)

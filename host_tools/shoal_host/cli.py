@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from shoal.errors import ShoalError
-from shoal_host.exits import CODES_HELP, INTERRUPTED, refuse
+from shoal_host.exits import CODES_HELP, ERROR, INTERRUPTED, one_line, refuse
 from shoal_host.options import wants_json
 
 COMMANDS: Final = {
@@ -53,6 +53,9 @@ class Shoal(click.Group):
         except BrokenPipeError:
             _forget_stdout()  # the reader has seen enough, as `head` does
             ctx.exit(0)
+        except OSError as error:
+            click.echo(f"shoal: {one_line(str(error))}", err=True)
+            ctx.exit(ERROR)
         except (KeyboardInterrupt, click.Abort):
             ctx.exit(INTERRUPTED)
         return result

@@ -72,8 +72,9 @@ def refuse(error: errors.ShoalError, *, as_json: bool) -> int:
         fields = {"code": error.code, "detail": error.detail, "outcome": error.outcome} | error.facts
         click.echo(msgspec.json.encode({"error": fields}, enc_hook=str), err=True)
     else:
-        hint = advice(error)
-        click.echo(f"shoal: {one_line(str(error))}{f'; {hint}' if hint else ''}", err=True)
+        sentence, hint = one_line(str(error)), advice(error)
+        between = " " if sentence.endswith(("?", ".", "!")) else "; "
+        click.echo(f"shoal: {sentence}{between + hint if hint else ''}", err=True)
     return exit_code(error)
 
 

@@ -28,7 +28,13 @@ async def test_the_result_tells_where_the_events_are(store):
     await store.streams.append("other", NO_STREAM, some(2))
     first = await store.streams.append("s", NO_STREAM, some(3))
     second = await store.streams.append("s", 2, some(2))
-    assert (first, first.first_version, first.position, first.duplicate, first.stream_id) == (2, 0, 5, False, "s")
+    assert (first, first.first_version, first.position, first.duplicate, first.stream_id) == (
+        2,
+        0,
+        5,
+        False,
+        "s",
+    )
     assert (second, second.first_version, second.position) == (4, 3, 7)
 
 
@@ -202,7 +208,9 @@ async def test_a_writer_reads_what_it_wrote(store):
 
 
 async def test_streams_do_not_mix(store):
-    await asyncio.gather(*(store.streams.append(f"s-{n}", NO_STREAM, [NewEvent("e", n)] * 3) for n in range(10)))
+    await asyncio.gather(
+        *(store.streams.append(f"s-{n}", NO_STREAM, [NewEvent("e", n)] * 3) for n in range(10))
+    )
     for n in range(10):
         assert [event.data for event in await store.streams.read(f"s-{n}")] == [n, n, n]
     with pytest.raises(StreamNotFound):

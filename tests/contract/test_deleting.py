@@ -68,7 +68,10 @@ async def test_numbering_goes_on_when_a_soft_deleted_stream_opens_again(two, exp
     assert await two.streams.exists("s")
     assert await two.streams.get_version("s") == 4
     for args in ((), (0, 10), (3, 10)):
-        assert [(event.version, event.data) for event in await two.streams.read("s", *args)] == [(3, 10), (4, 11)]
+        assert [(event.version, event.data) for event in await two.streams.read("s", *args)] == [
+            (3, 10),
+            (4, 11),
+        ]
     assert [event.version for event in await two.streams.read("s", None, 10, "backward")] == [4, 3]
     assert (await two.streams.read_page("s", 100, 10, "backward")).next is None
     with pytest.raises(NotFound):

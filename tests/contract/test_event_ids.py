@@ -7,7 +7,16 @@ import asyncio
 import pytest
 
 from shoal.errors import EventIdReused, InvalidRequest, StreamTombstoned
-from shoal.types import ANY_VERSION, NO_STREAM, STREAM_EXISTS, Condition, NewEvent, Query, QueryItem, StreamWrite
+from shoal.types import (
+    ANY_VERSION,
+    NO_STREAM,
+    STREAM_EXISTS,
+    Condition,
+    NewEvent,
+    Query,
+    QueryItem,
+    StreamWrite,
+)
 
 UUID_A = "018f7e5c-8b5a-7c3d-9e2f-1a2b3c4d5e6f"
 
@@ -125,7 +134,9 @@ async def test_an_id_that_the_store_made_can_be_sent_back(store):
 
 
 async def test_writers_that_send_the_same_event_at_once_store_it_once(store):
-    results = await asyncio.gather(*(store.streams.append("s", ANY_VERSION, batch("a", "b")) for _ in range(10)))
+    results = await asyncio.gather(
+        *(store.streams.append("s", ANY_VERSION, batch("a", "b")) for _ in range(10))
+    )
     assert {int(result) for result in results} == {1}
     assert sorted(result.duplicate for result in results) == [False] + [True] * 9
     assert await store.streams.get_version("s") == 1
@@ -153,7 +164,10 @@ async def test_an_append_to_several_streams_again_is_a_duplicate_before_its_cond
     again = await store.streams.append_many(writes, condition)
     assert (first.duplicate, again.duplicate) == (False, True)
     assert again.position == first.position == 3
-    assert [(part.stream_id, part.first_version, int(part)) for part in again.results] == [("s", 0, 1), ("t", 0, 0)]
+    assert [(part.stream_id, part.first_version, int(part)) for part in again.results] == [
+        ("s", 0, 1),
+        ("t", 0, 0),
+    ]
     assert len(await store.streams.read_all()) == 3
 
 

@@ -65,7 +65,9 @@ async def test_events_per_append(store):
 
 
 async def test_streams_and_events_per_append_to_several(store):
-    writes = [StreamWrite(f"s-{n}", NO_STREAM, [NewEvent("e", n)]) for n in range(LIMITS.writes_per_append + 1)]
+    writes = [
+        StreamWrite(f"s-{n}", NO_STREAM, [NewEvent("e", n)]) for n in range(LIMITS.writes_per_append + 1)
+    ]
     with pytest.raises(BodyTooLarge):
         await store.streams.append_many(writes)
     half = [NewEvent("e", 1)] * (LIMITS.events_per_append // 2 + 1)

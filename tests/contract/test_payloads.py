@@ -22,14 +22,21 @@ VALUES = [
     1e300,
     "",
     "text",
-    "\0 \" \\ \n \u2028 é 日本 😀",
+    '\0 " \\ \n \u2028 é 日本 😀',
     [],
     {},
     [[], {}, [None, [1]]],
     {"": 1, "a b": 2, "ü": {"\n": [1.25]}},
     {"data": {"$sum": 1}, "event_type": "x"},
 ]
-BINARY = [b"", b"\0\xff\x80", bytes(range(256)) * 100, {"raw": b"\0", "n": 1}, [b"a", {"b": b"c"}], {"é": [b"\xff"]}]
+BINARY = [
+    b"",
+    b"\0\xff\x80",
+    bytes(range(256)) * 100,
+    {"raw": b"\0", "n": 1},
+    [b"a", {"b": b"c"}],
+    {"é": [b"\xff"]},
+]
 NAMES = [
     "user-123",
     "test$018f",
@@ -77,13 +84,17 @@ async def test_values_come_back_equal(store, value):
 @pytest.mark.parametrize("value", BINARY, ids=lambda value: repr(value)[:40])
 async def test_bytes_come_back_equal_wherever_they_are(store, value):
     await store.streams.append(
-        "s", NO_STREAM, [NewEvent("e", value), NewEvent("e", 1, metadata={"m": value}), NewEvent("e", {"plain": 1})]
+        "s",
+        NO_STREAM,
+        [NewEvent("e", value), NewEvent("e", 1, metadata={"m": value}), NewEvent("e", {"plain": 1})],
     )
     first, second, third = await store.streams.read("s")
     assert first.data == value
     assert second.metadata == {"m": value}
     assert (third.data, third.data_content_type) == ({"plain": 1}, "application/json")
-    assert first.data_content_type == ("application/octet-stream" if isinstance(value, bytes) else "application/cbor")
+    assert first.data_content_type == (
+        "application/octet-stream" if isinstance(value, bytes) else "application/cbor"
+    )
 
 
 async def test_bytes_may_say_what_they_are(store):
@@ -133,7 +144,11 @@ async def test_a_stream_may_have_any_name(store, name):
     assert not await store.streams.exists(name)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a\0", "\ud800", "x" * 513, "é" * 257, None, 7, b"bytes"], ids=lambda n: repr(n)[:20])
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "a\0", "\ud800", "x" * 513, "é" * 257, None, 7, b"bytes"],
+    ids=lambda n: repr(n)[:20],
+)
 async def test_a_stream_may_not_have_these_names(store, name):
     streams, snapshots = store.streams, store.snapshots
     calls = [

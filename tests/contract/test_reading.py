@@ -49,7 +49,18 @@ async def test_events_from_a_version_on(five, args, versions):
 
 
 @pytest.mark.parametrize(
-    "args", [(0, 0), (0, -1), (0, 10_001), (-1, 1), (-1, 1, "backward"), (2**53, 1), (0, 1, "sideways"), (0, 1.5), ("0", 1)]
+    "args",
+    [
+        (0, 0),
+        (0, -1),
+        (0, 10_001),
+        (-1, 1),
+        (-1, 1, "backward"),
+        (2**53, 1),
+        (0, 1, "sideways"),
+        (0, 1.5),
+        ("0", 1),
+    ],
 )
 async def test_what_is_out_of_range_is_refused_not_clamped(five, args):
     with pytest.raises(InvalidRequest):

@@ -17,7 +17,9 @@ async def mixed(store):
     for position in range(1, 10):
         tags = [f"third-{position % 3}"] + (["even"] if position % 2 == 0 else [])
         await store.streams.append(
-            f"{'abc'[position % 3]}/{position % 2}", ANY_VERSION, [NewEvent("zxy"[position % 3], position, tags=tags)]
+            f"{'abc'[position % 3]}/{position % 2}",
+            ANY_VERSION,
+            [NewEvent("zxy"[position % 3], position, tags=tags)],
         )
     return store
 
@@ -60,7 +62,10 @@ async def test_what_is_out_of_range_is_refused_not_clamped(mixed, args):
 
 async def test_a_batch_keeps_its_order_across_streams(store):
     await asyncio.gather(
-        *(store.streams.append(f"s-{writer}", NO_STREAM, [NewEvent("e", n) for n in range(40)]) for writer in range(5))
+        *(
+            store.streams.append(f"s-{writer}", NO_STREAM, [NewEvent("e", n) for n in range(40)])
+            for writer in range(5)
+        )
     )
     events = await store.streams.read_all(None, 200)
     assert [event.position for event in events] == list(range(1, 201))
@@ -72,7 +77,13 @@ async def test_a_batch_keeps_its_order_across_streams(store):
 
 @pytest.mark.parametrize(
     ("types", "found"),
-    [(["x"], [1, 4, 7]), (["x", "z"], [1, 3, 4, 6, 7, 9]), (["x", "x"], [1, 4, 7]), (["nobody"], []), (["X"], [])],
+    [
+        (["x"], [1, 4, 7]),
+        (["x", "z"], [1, 3, 4, 6, 7, 9]),
+        (["x", "x"], [1, 4, 7]),
+        (["nobody"], []),
+        (["X"], []),
+    ],
 )
 async def test_events_of_any_of_the_types(mixed, types, found):
     assert positions(await mixed.streams.read_by_event_types(types)) == found
@@ -142,7 +153,9 @@ async def test_next_moves_on_even_when_nothing_matched(mixed):
     page = await mixed.streams.read_events(EventFilter(types=("nobody",)), 2)
     assert (page.events, page.head, page.next) == ([], 9, 9)
     await mixed.streams.append("late", NO_STREAM, [NewEvent("nobody", 10)])
-    assert positions((await mixed.streams.read_events(EventFilter(types=("nobody",)), page.next)).events) == [10]
+    assert positions((await mixed.streams.read_events(EventFilter(types=("nobody",)), page.next)).events) == [
+        10
+    ]
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])

@@ -11,7 +11,9 @@ from shoal.types import ANY_VERSION, NO_STREAM, NewEvent
 
 async def test_everything_is_there_again(tmp_path):
     async with shoal.open(data_dir=tmp_path) as store:
-        await store.streams.append("s", NO_STREAM, [NewEvent("e", n, {"m": n}, ["t"], f"id-{n}") for n in range(5)])
+        await store.streams.append(
+            "s", NO_STREAM, [NewEvent("e", n, {"m": n}, ["t"], f"id-{n}") for n in range(5)]
+        )
         await store.streams.append("soft", NO_STREAM, [NewEvent("e", 1)] * 2)
         await store.streams.append("hard", NO_STREAM, [NewEvent("e", 1)])
         await store.streams.delete("soft")
@@ -23,7 +25,9 @@ async def test_everything_is_there_again(tmp_path):
         assert await store.streams.get_version("s") == 4
         assert await store.streams.list_streams() == ["s"]
         assert (await store.snapshots.load("s")).data == {"n": 3}
-        assert (await store.streams.append("s", NO_STREAM, [NewEvent("e", 0, {"m": 0}, ["t"], "id-0")])).duplicate
+        assert (
+            await store.streams.append("s", NO_STREAM, [NewEvent("e", 0, {"m": 0}, ["t"], "id-0")])
+        ).duplicate
         with pytest.raises(WrongExpectedVersion):
             await store.streams.append("s", NO_STREAM, [NewEvent("e", 9)])
         with pytest.raises(StreamTombstoned):

@@ -16,7 +16,12 @@ async def listed(store, stream_id: str = "s") -> list[int]:
 async def test_save_and_load(store):
     await store.snapshots.save("s", 5, {"name": "Alice"})
     snapshot = await store.snapshots.load("s")
-    assert (snapshot.stream_id, snapshot.version, snapshot.data, snapshot.metadata) == ("s", 5, {"name": "Alice"}, {})
+    assert (snapshot.stream_id, snapshot.version, snapshot.data, snapshot.metadata) == (
+        "s",
+        5,
+        {"name": "Alice"},
+        {},
+    )
     assert snapshot.epoch_us > 1_600_000_000_000_000
 
 
@@ -79,7 +84,9 @@ async def test_streams_do_not_share_snapshots(store):
     assert (await store.snapshots.load("a/1")).data == "a"
 
 
-@pytest.mark.parametrize("data", [None, 0, "text", [1], {"a": {"b": None}}, b"\0\xff", {"raw": b"\1", "n": 1}], ids=repr)
+@pytest.mark.parametrize(
+    "data", [None, 0, "text", [1], {"a": {"b": None}}, b"\0\xff", {"raw": b"\1", "n": 1}], ids=repr
+)
 async def test_any_value_can_be_a_state(store, data):
     await store.snapshots.save("ünï %/?", 0, data)
     assert (await store.snapshots.load("ünï %/?")).data == data
@@ -134,7 +141,11 @@ async def test_a_snapshot_counts_only_for_the_life_it_was_taken_in(store):
 
 
 async def test_folding_sums_and_overwrites(store):
-    events = [{"n": Sum(1), "name": "John"}, {"n": Sum(5), "city": "NY"}, {"n": Sum(-2), "city": Overwrite("LA")}]
+    events = [
+        {"n": Sum(1), "name": "John"},
+        {"n": Sum(5), "city": "NY"},
+        {"n": Sum(-2), "city": Overwrite("LA")},
+    ]
     await store.streams.append("s", NO_STREAM, [NewEvent("e", data) for data in events])
     result = await store.aggregate("s")
     assert (result.version, result.state) == (2, {"n": 4, "name": "John", "city": "LA"})
@@ -144,7 +155,9 @@ async def test_folding_from_the_latest_snapshot(store):
     await store.streams.append("s", NO_STREAM, [NewEvent("e", {"balance": Sum(1_000)})] * 3)
     await store.snapshots.save("s", 2, {"name": "Bob", "balance": 500})
     await store.streams.append(
-        "s", 2, [NewEvent("e", {"balance": Sum(100)}), NewEvent("e", {"balance": Sum(-50), "status": "active"})]
+        "s",
+        2,
+        [NewEvent("e", {"balance": Sum(100)}), NewEvent("e", {"balance": Sum(-50), "status": "active"})],
     )
     result = await store.aggregate("s")
     assert (result.version, result.state) == (4, {"name": "Bob", "balance": 550, "status": "active"})
@@ -165,7 +178,9 @@ async def test_unfinished_states_keep_their_tags(store):
 
 
 async def test_folding_from_the_right_lets_the_oldest_win(store):
-    await store.streams.append("s", NO_STREAM, [NewEvent("e", {"b": 1, "n": Sum(1)}), NewEvent("e", {"b": 2, "n": Sum(2)})])
+    await store.streams.append(
+        "s", NO_STREAM, [NewEvent("e", {"b": 1, "n": Sum(1)}), NewEvent("e", {"b": 2, "n": Sum(2)})]
+    )
     assert (await store.aggregate("s", fold="right")).state == {"b": 1, "n": 3}
     assert (await store.aggregate("s", fold="left")).state == {"b": 2, "n": 3}
 

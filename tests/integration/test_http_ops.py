@@ -34,8 +34,8 @@ async def test_info_says_what_the_board_is(shared_board: Board) -> None:
     assert info["peers"] == []
 
 
-async def test_health_is_read_from_the_machine(board: Board) -> None:
-    health = (await board.call("GET", "/v1/health")).json
+async def test_health_is_read_from_the_machine(shared_board: Board) -> None:
+    health = (await shared_board.call("GET", "/v1/health")).json
     assert health["level"] in {"ok", "elevated", "critical"}
     assert 0 < health["memory"]["available_bytes"] <= health["memory"]["total_bytes"]
     assert health["disk"]["total_bytes"] > 0
@@ -49,7 +49,8 @@ async def test_metrics_count_what_happened(tmp_path: Path) -> None:
         page = await board.call("GET", "/metrics")
         assert page.headers["Content-Type"].startswith("text/plain")
         lines = page.body.decode().splitlines()
-        assert 'shoal_events_appended_total{store="main"} 2.0' in lines
+        counted = [line for line in lines if line.startswith("shoal_events_appended_total")]
+        assert sum(float(line.split()[-1]) for line in counted) == 2
         assert any(line.startswith("shoal_http_answers_total") and "409" in line for line in lines)
 
 
@@ -75,7 +76,7 @@ async def test_stores_are_created_used_and_dropped(tmp_path: Path) -> None:
         assert (await board.call("GET", "/v1/stores/two/streams/s")).code == "stream-not-found"
 
 
-@pytest.mark.parametrize("name", ["", ".", "-a", "a b", "a%2Fb", "%C3%BC", "x" * 65, "%00"])
+@pytest.mark.parametrize("name", ["", ".", "-a", "a%20b", "a%2Fb", "%C3%BC", "x" * 65, "%00"])
 async def test_a_store_needs_a_plain_name(board: Board, name: str) -> None:
     reply = await board.call("PUT", f"/v1/stores/{name}")
     assert (reply.status, reply.code, reply.json["pointer"]) == (400, "invalid-request", "store")
@@ -118,7 +119,7 @@ async def test_what_is_not_there_is_404(shared_board: Board, method: str, path: 
         ("POST", "/livez", "GET"),
         ("OPTIONS", "/v1/events", "GET"),
         ("GET", "/v1/query", "POST"),
-        ("NONSENSE", "/v1/events", "GET"),
+        ("PROPFIND", "/v1/events", "GET"),
     ],
 )
 async def test_another_method_is_405_and_says_which(board: Board, method: str, path: str, allowed: str) -> None:

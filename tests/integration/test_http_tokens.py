@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from http_board import Board, Reply, running_board
 
 from shoal.http import auth
 from shoal.http.auth import EVERYTHING, Door
-from shoal.tokens import Role, Token, TokenFile, make_token
+from shoal.tokens import ROLES, Role, Token, TokenFile, make_token
 
 QUERY = {"items": [{}]}
 EVENT = {"event_type": "t", "data": 1}
@@ -44,13 +45,28 @@ CALLS: list[tuple[str, str, object, str | None]] = [
 RANK = {None: 0, "read": 1, "append": 2, "admin": 3}
 
 
+async def add(data_dir: Path, role: Role, streams: Sequence[str] = ()) -> str:
+    """What `shoal tokens create` does, from another thread: our code may not block the loop."""
+    return await asyncio.to_thread(partial(TokenFile(data_dir).add, role, streams=streams))
+
+
+async def replace_all(data_dir: Path) -> None:
+    """Revoke the only token and make another, so that the door stays guarded."""
+
+    def change() -> None:
+        file = TokenFile(data_dir)
+        file.add("admin")
+        file.remove(file.tokens()[0].id)
+
+    await asyncio.to_thread(change)
+
+
 def bearer(text: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {text}"}
 
 
 async def test_each_role_may_what_it_says_and_no_more(tmp_path: Path) -> None:
-    file = TokenFile(tmp_path)
-    texts = {role: file.add(role) for role in ("read", "append", "admin")}
+    texts = {role: await add(tmp_path, role) for role in ROLES}
     async with running_board(tmp_path) as board:
         await board.append("a", 1, headers=bearer(texts["append"]))
         for role, text in texts.items():
@@ -61,7 +77,7 @@ async def test_each_role_may_what_it_says_and_no_more(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [None, "", "Bearer", "Bearer ", "Bearer nope", "Basic YTpi", "nope", "Bearer a b"])
 async def test_without_a_good_token_nobody_gets_in(tmp_path: Path, value: str | None) -> None:
-    TokenFile(tmp_path).add("admin")
+    await add(tmp_path, "admin")
     headers = {} if value is None else {"Authorization": value}
     async with running_board(tmp_path) as board:
         for method, path, body, needed in CALLS[::4] + CALLS[-3:]:
@@ -73,9 +89,8 @@ async def test_without_a_good_token_nobody_gets_in(tmp_path: Path, value: str | 
 
 
 async def test_a_token_for_some_streams_reaches_no_others(tmp_path: Path) -> None:
-    file = TokenFile(tmp_path)
-    admin, mine = file.add("admin"), file.add("append", streams=["mine-*"])
-    two = file.add("read", streams=["mine-*", "yours"])
+    admin, mine = await add(tmp_path, "admin"), await add(tmp_path, "append", ["mine-*"])
+    two = await add(tmp_path, "read", ["mine-*", "yours"])
     async with running_board(tmp_path) as board:
 
         async def call(text: str, method: str, path: str, body: object = None) -> Reply:
@@ -115,20 +130,18 @@ async def test_the_first_token_closes_the_door_and_a_revoked_one_is_out_soon(tmp
     """While the server runs, without a restart; a live tail ends too."""
     async with running_board(tmp_path, {"http.heartbeat_ms": 20}) as board:
         assert (await board.call("GET", "/v1/info")).status == 200
-        text = TokenFile(tmp_path).add("read")
+        text = await add(tmp_path, "read")
         assert await revoked_at(board, "none") < 2
         assert (await board.call("GET", "/v1/info", headers=bearer(text))).status == 200
         headers = bearer(text) | {"Accept": "text/event-stream"}
         async with board.session.get(f"{board.url}/v1/events", headers=headers) as live:
-            file = TokenFile(tmp_path)
-            file.remove(file.tokens()[0].id)
-            file.add("admin")
+            await replace_all(tmp_path)
             assert await revoked_at(board, text) < 2
             await asyncio.wait_for(live.content.read(), 5)
 
 
 async def test_a_token_file_that_goes_bad_closes_the_door(tmp_path: Path) -> None:
-    text = TokenFile(tmp_path).add("read")
+    text = await add(tmp_path, "read")
     async with running_board(tmp_path) as board:
         (tmp_path / "tokens.json").write_text("{")
         assert await revoked_at(board, text) < 2

@@ -13,10 +13,18 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import pytest
+from power_cut_check import SEGMENT_BYTES
 from power_cut_jobs import IMAGES_AFTER, Job, Outcome, log_shape, run
 from power_cut_mutants import MUTANTS
+
+from shoal.raft.log import Kind
+from shoal.storage.files import Files, RealFiles
+from shoal.storage.journal import Journal, open_journal
+from shoal.storage.segment import HEADER_BYTES, Identity, record_bytes
+from shoal.testing import PowerCutDisk, build_image
 
 IMAGES = int(os.environ.get("SHOAL_POWER_CUT_IMAGES", "20000"))
 SEEDS = range(1, 9)
@@ -77,3 +85,36 @@ def test_the_same_seed_writes_the_same_log(pool: ProcessPoolExecutor) -> None:
     first, second = pool.map(log_shape, (1, 1))
     assert len(first) > 1000
     assert first == second
+
+
+def test_bytes_left_by_a_torn_batch_do_no_harm_later(tmp_path: Path) -> None:
+    """A batch may lose its first sector and keep others far behind; the segment goes on and is left behind."""
+    disk = PowerCutDisk(tmp_path / "live")
+    journal = open_at(disk.files, disk.root)
+    journal.append_records([(Kind.NORMAL, 1, 1, b"a" * 400)])
+    room = SEGMENT_BYTES - HEADER_BYTES - record_bytes(400) - record_bytes(0)
+    journal.append_records([(Kind.NORMAL, 2, 1, b"b" * room)])
+    journal.close()
+    disk.close()
+    before_sync = len(disk.log.entries) - 1
+    for seed in range(60):
+        image = build_image(disk.log, tmp_path / "image", before_sync, seed)
+        journal = open_at(RealFiles(), image.path)
+        while journal.segment_count == 1:
+            journal.append_records([(Kind.NORMAL, journal.last_index + 1, 2, b"c" * 1100)])
+        last = journal.last_index
+        journal.close()
+        journal = open_at(RealFiles(), image.path)
+        assert [record.index for record in journal.read(0)] == list(range(1, last + 1)), image.describe()
+        journal.close()
+
+
+def open_at(files: Files, directory: Path) -> Journal:
+    return open_journal(
+        files,
+        directory / "journal",
+        lambda: Identity("cluster", "node", bytes(16)),
+        segment_bytes=SEGMENT_BYTES,
+        floor_bytes=0,
+        may_create=True,
+    )

@@ -303,6 +303,13 @@ def test_tokens_are_made_listed_and_revoked(tmp_path: Path) -> None:
     assert run("tokens", "revoke", made["id"], *where).exit_code == 4
 
 
+def test_a_directory_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run("tokens", "create", "--role", "read", "--data-dir", str(tmp_path / "file" / "below"))
+    assert result.exit_code in {1, 2}
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_new_token_is_alone_on_standard_output(tmp_path: Path) -> None:
     result = run("tokens", "create", "--role", "admin", "--data-dir", str(tmp_path))
     assert result.stdout.startswith("shoal_")

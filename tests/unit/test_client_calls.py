@@ -84,8 +84,12 @@ async def test_an_append_carries_ids_made_by_the_client(clients):
 async def test_bytes_go_as_base64_and_binary_metadata_makes_the_body_cbor(clients):
     async with ScriptedBoard(STORED) as board:
         store = clients.connect(board)
-        await store.streams.append("s", ANY_VERSION, [NewEvent("e", b"\0\xff", data_content_type="image/png")])
-        await store.streams.append("s", ANY_VERSION, [NewEvent("e", b"\0", {"raw": b"\1"}, ["t"], "id-1"), EVENT])
+        await store.streams.append(
+            "s", ANY_VERSION, [NewEvent("e", b"\0\xff", data_content_type="image/png")]
+        )
+        await store.streams.append(
+            "s", ANY_VERSION, [NewEvent("e", b"\0", {"raw": b"\1"}, ["t"], "id-1"), EVENT]
+        )
         plain, binary = board.seen
     (event,) = json.loads(plain.body)["events"]
     assert (event["data_base64"], event["data_content_type"]) == ("AP8=", "image/png")
@@ -103,22 +107,33 @@ async def test_bytes_go_as_base64_and_binary_metadata_makes_the_body_cbor(client
 
 
 async def test_several_streams_and_a_condition(clients):
-    done = answer(
-        {"position": 9, "results": [{"stream_id": "a", "first_version": 0, "version": 1}, {"stream_id": "b", "first_version": 5, "version": 5}]}
-    )
+    parts = [
+        {"stream_id": "a", "first_version": 0, "version": 1},
+        {"stream_id": "b", "first_version": 5, "version": 5},
+    ]
+    done = answer({"position": 9, "results": parts})
     async with ScriptedBoard(done) as board:
         result = await clients.connect(board).streams.append_many(
             [StreamWrite("a", -1, [EVENT, EVENT]), StreamWrite("b", -2, [EVENT])],
             Condition(Query((QueryItem(("x",), ("t",)),)), 4),
         )
         sent = json.loads(board.seen[0].body)
-    assert [(part.stream_id, part.version, part.position) for part in result.results] == [("a", 1, 8), ("b", 5, 9)]
+    assert [(part.stream_id, part.version, part.position) for part in result.results] == [
+        ("a", 1, 8),
+        ("b", 5, 9),
+    ]
     assert sent["condition"] == {"query": {"items": [{"types": ["x"], "tags": ["t"]}]}, "after": 4}
 
 
 @pytest.mark.parametrize(
     "event",
-    [NewEvent("", {}), NewEvent("e", float("nan")), NewEvent("e", {1: 2}), NewEvent("e", object()), "not an event"],
+    [
+        NewEvent("", {}),
+        NewEvent("e", float("nan")),
+        NewEvent("e", {1: 2}),
+        NewEvent("e", object()),
+        "not an event",
+    ],
 )
 async def test_what_cannot_be_stored_is_refused_before_anything_is_sent(clients, event):
     async with ScriptedBoard(STORED) as board:
@@ -131,7 +146,8 @@ async def test_what_cannot_be_stored_is_refused_before_anything_is_sent(clients,
 @pytest.mark.parametrize("stream_id", ["", ".", "..", "a\0b", "\ud800", 7])
 async def test_ids_that_a_url_cannot_carry_are_refused(clients, stream_id, dead_url):
     streams = clients.connect(dead_url).streams
-    for call in (streams.append(stream_id, -2, []), streams.read(stream_id), streams.get_version(stream_id), streams.delete(stream_id)):
+    calls = (streams.append(stream_id, -2, []), streams.read(stream_id), streams.get_version(stream_id))
+    for call in (*calls, streams.delete(stream_id)):
         with pytest.raises(InvalidRequest):
             await call
 
@@ -248,7 +264,9 @@ async def test_a_tombstone_may_be_set_twice(clients):
 async def test_silence_is_an_unknown_outcome(clients):
     async with ScriptedBoard(say_nothing) as board:
         with pytest.raises(Timeout) as caught:
-            await clients.connect(board, timeout_ms=30, retry=RetryPolicy(attempts=1)).streams.append("s", -1, [EVENT])
+            await clients.connect(board, timeout_ms=30, retry=RetryPolicy(attempts=1)).streams.append(
+                "s", -1, [EVENT]
+            )
     assert caught.value.outcome == "unknown"
 
 
@@ -323,7 +341,9 @@ async def test_the_version_comes_as_etag(clients):
 # -- making and closing ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("url", ["", "board-1:4589", "ftp://board", "http://", "http://b:99999", "http://u:p@b", "http://b/?x=1"])
+@pytest.mark.parametrize(
+    "url", ["", "board-1:4589", "ftp://board", "http://", "http://b:99999", "http://u:p@b", "http://b/?x=1"]
+)
 def test_a_bad_url_is_refused_at_once(url):
     with pytest.raises(ConfigError, match="urls"):
         connect(url)

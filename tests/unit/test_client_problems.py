@@ -41,7 +41,9 @@ def test_every_error_comes_back_as_itself(cls: type[ShoalError]) -> None:
         name: value for name, value in sent.facts.items() if value != ""
     }
     own = {"detail", "outcome", "facts"}
-    assert {k: v for k, v in vars(back).items() if k not in own} == {k: v for k, v in vars(sent).items() if k not in own}
+    assert {k: v for k, v in vars(back).items() if k not in own} == {
+        k: v for k, v in vars(sent).items() if k not in own
+    }
 
 
 def test_the_table_knows_every_code() -> None:

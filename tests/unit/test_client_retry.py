@@ -42,8 +42,12 @@ def test_what_was_certainly_not_applied_is_repeated(error: ShoalError, effect: E
     assert may_repeat(error, effect)
 
 
-@pytest.mark.parametrize(("effect", "repeated"), [(Effect.NONE, True), (Effect.KEYED, True), (Effect.ONCE, False)])
-def test_what_may_have_been_applied_is_repeated_only_when_that_is_harmless(effect: Effect, repeated: bool) -> None:
+@pytest.mark.parametrize(
+    ("effect", "repeated"), [(Effect.NONE, True), (Effect.KEYED, True), (Effect.ONCE, False)]
+)
+def test_what_may_have_been_applied_is_repeated_only_when_that_is_harmless(
+    effect: Effect, repeated: bool
+) -> None:
     assert may_repeat(Timeout(outcome="unknown"), effect) is repeated
 
 

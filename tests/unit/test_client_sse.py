@@ -1,5 +1,7 @@
 """The parser of server-sent events."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,7 +44,7 @@ TEXT = b": hello\r\nid: 1\r\ndata: caf\xc3\xa9\r\n\r\nevent: e\rdata: x\rdata: y
 def test_where_the_bytes_are_cut_makes_no_difference(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(TEXT)]
     parser = Parser()
-    found = [message for a, b in zip(edges, edges[1:], strict=False) for message in parser.feed(TEXT[a:b])]
+    found = [message for a, b in pairwise(edges) for message in parser.feed(TEXT[a:b])]
     assert found == [
         Message("message", "café".encode(), "1"),
         Message("e", b"x\ny", "1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import aclosing
 
 import pytest
@@ -16,11 +17,9 @@ CAUGHT_UP = b'event: caught-up\nid: 2\ndata: {"position":2}\n\n'
 EVERYTHING = EventFilter()
 
 
-def event(position: int, event_type: str = "e", stream_id: str = "s") -> bytes:
-    return (
-        b'id: %d\ndata: {"stream_id":"%b","version":0,"position":%d,"event_id":"x","event_type":"%b","epoch_us":1,"data":1}\n\n'
-        % (position, stream_id.encode(), position, event_type.encode())
-    )
+def event(position: int, event_type: str = "e") -> bytes:
+    fields = {"stream_id": "s", "version": 0, "position": position, "event_id": "x", "epoch_us": 1, "data": 1}
+    return b"id: %d\ndata: %b\n\n" % (position, json.dumps(fields | {"event_type": event_type}).encode())
 
 
 def client(*boards: ScriptedBoard, **options: object) -> tuple[RemoteStore, Pauses]:
@@ -87,7 +86,10 @@ async def test_silence_beyond_the_heartbeat_timeout_connects_anew():
 
 
 async def test_another_board_takes_over_at_once():
-    async with ScriptedBoard(event_stream(event(1))) as one, ScriptedBoard(event_stream(event(2), hang=True)) as two:
+    async with (
+        ScriptedBoard(event_stream(event(1))) as one,
+        ScriptedBoard(event_stream(event(2), hang=True)) as two,
+    ):
         store, pauses = client(one, two)
         async with store:
             assert await take(store, 2, EVERYTHING, 0) == [1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import signal
@@ -13,6 +14,7 @@ import pytest
 
 import shoal
 from shoal import sync
+from shoal.client import RetryPolicy
 from shoal.errors import ConfigError, ShuttingDown, StreamNotFound, Unreachable, WrongExpectedVersion
 from shoal.store import api
 from shoal.types import ANY_VERSION, NO_STREAM, CaughtUp, EventFilter, NewEvent
@@ -25,10 +27,15 @@ def store(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("blocking", "protocol"), [(sync.Streams, api.Streams), (sync.Snapshots, api.Snapshots), (sync.Store, api.Store)]
+    ("blocking", "protocol"),
+    [(sync.Streams, api.Streams), (sync.Snapshots, api.Snapshots), (sync.Store, api.Store)],
 )
 def test_every_name_of_the_interface_is_there_with_its_parameters(blocking, protocol):
-    names = [name for name in vars(protocol) if not name.startswith("_") and inspect.isfunction(vars(protocol)[name])]
+    names = [
+        name
+        for name in vars(protocol)
+        if not name.startswith("_") and inspect.isfunction(vars(protocol)[name])
+    ]
     assert names
     for name in names:
         wanted = inspect.signature(getattr(protocol, name)).parameters
@@ -104,9 +111,11 @@ def test_what_cannot_be_opened_leaves_no_thread_behind(tmp_path):
 
 
 def test_connecting_is_the_same():
-    with sync.connect("http://127.0.0.1:1", retry=shoal.client.RetryPolicy(attempts=1)) as store:
-        with pytest.raises(Unreachable):
-            store.streams.read("s")
+    with (
+        sync.connect("http://127.0.0.1:1", retry=RetryPolicy(attempts=1)) as store,
+        pytest.raises(Unreachable),
+    ):
+        store.streams.read("s")
 
 
 # -- waiting that is cut short: a store whose calls never end ------------------------------------------
@@ -131,8 +140,6 @@ class Endless:
         yield CaughtUp(0)
 
     async def _wait(self) -> None:
-        import asyncio
-
         self.waiting.set()
         try:
             await asyncio.Event().wait()
@@ -161,7 +168,11 @@ def endless():
         yield store, inner.streams
 
 
-@pytest.mark.parametrize("call", [lambda store: store.streams.get_version("s"), lambda store: next(store.streams.tail(EventFilter()))])
+@pytest.mark.parametrize(
+    "call",
+    [lambda store: store.streams.get_version("s"), lambda store: next(store.streams.tail(EventFilter()))],
+    ids=["call", "tail"],
+)
 def test_ctrl_c_ends_the_waiting_and_cancels_the_call(endless, call):
     store, streams = endless
     main = threading.main_thread().ident

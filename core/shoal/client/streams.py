@@ -209,7 +209,12 @@ class RemoteStreams:
         *,
         system: bool = False,
     ) -> StreamsPage:
-        given = {"prefix": prefix or None, "pattern": pattern, "after": after, "system": "true" if system else None}
+        given = {
+            "prefix": prefix or None,
+            "pattern": pattern,
+            "after": after,
+            "system": "true" if system else None,
+        }
         params = {name: value for name, value in given.items() if value is not None}
         reply = await self._get("/streams", params | {"limit": str(whole(count, "count"))})
         page = wire.decode(reply.body, wire.StreamNames)

@@ -42,7 +42,9 @@ class Tail:
         while True:
             board = self._transport.boards.pick(options.clock.monotonic_ms())
             try:
-                async with self._transport.listen(board, self._path, self._params, str(self._position)) as chunks:
+                async with self._transport.listen(
+                    board, self._path, self._params, str(self._position)
+                ) as chunks:
                     connected = True
                     async for message in _messages(chunks):
                         failures = 0
@@ -79,7 +81,11 @@ class Tail:
             return None
         self._position = event.position
         self._transport.saw(event.position)
-        return event if self._matches is None or self._matches(event.stream_id, event.event_type, event.tags) else None
+        return (
+            event
+            if self._matches is None or self._matches(event.stream_id, event.event_type, event.tags)
+            else None
+        )
 
 
 async def _messages(chunks: AsyncIterator[bytes]) -> AsyncIterator[Message]:

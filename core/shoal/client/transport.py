@@ -141,7 +141,9 @@ class Transport:
         import aiohttp
 
         share_ms = max(1, min(left_ms, self.options.timeout_ms // len(self.boards)))
-        headers = self._headers if request.body is None else self._headers | {"Content-Type": request.content_type}
+        headers = (
+            self._headers if request.body is None else self._headers | {"Content-Type": request.content_type}
+        )
         timeout = aiohttp.ClientTimeout(
             total=share_ms / 1000, sock_connect=min(self.options.connect_timeout_ms, share_ms) / 1000
         )
@@ -200,7 +202,9 @@ class Transport:
         return self._session
 
 
-async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+async def _send_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
     """Hide a lost connection from aiohttp, which would silently send PUT and DELETE once more."""
     import aiohttp
 

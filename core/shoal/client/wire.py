@@ -46,8 +46,11 @@ class ReadPayload(msgspec.Struct, kw_only=True):
         """The payload as `Event` and `Snapshot` hold it."""
         data = bytes(self.data) if self.data_base64 is None else self.data_base64
         metadata = bytes(self.metadata) if self.metadata_base64 is None else self.metadata_base64
-        return data, _stored(self.data_content_type), metadata if metadata != b"{}" else None, (
-            _stored(self.metadata_content_type)
+        return (
+            data,
+            _stored(self.data_content_type),
+            metadata if metadata != b"{}" else None,
+            (_stored(self.metadata_content_type)),
         )
 
 
@@ -196,10 +199,14 @@ def query_fields(query: Query) -> dict[str, Any]:
 
 def query_body(query: Query, after: int | None, count: int) -> Body:
     """The body of a query for events."""
-    return _body(query_fields(query) | {"limit": count} | ({} if after is None else {"after": after}), cbor=False)
+    return _body(
+        query_fields(query) | {"limit": count} | ({} if after is None else {"after": after}), cbor=False
+    )
 
 
-def snapshot_body(data: bytes, content_type: str | None, metadata: bytes | None, metadata_type: str | None) -> Body:
+def snapshot_body(
+    data: bytes, content_type: str | None, metadata: bytes | None, metadata_type: str | None
+) -> Body:
     """The body that saves a snapshot."""
     cbor = content_type is not None or metadata_type is not None
     fields = {"data": _value(data, content_type, cbor=cbor)}

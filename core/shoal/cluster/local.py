@@ -51,7 +51,8 @@ def elect_self(log: Log, node_id: str) -> int:
         [
             (Kind.HARD_STATE, 0, term, msgspec.msgpack.encode(state)),
             (Kind.NO_OP, log.last_index + 1, term, b""),
-        ]
+        ],
+        use_reserve=True,
     )
     return term
 

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from shoal.http import negotiation
 from shoal.types import CBOR, JSON, Event, EventsPage, Snapshot, StreamPage, timestamp
 
 _EMPTY_OBJECT = Raw(b"{}")

@@ -38,7 +38,17 @@ from shoal.model.payload import (
     propose,
     refuse_repeated_ids,
 )
-from shoal.types import ANY_VERSION, CBOR, JSON, MAX_VERSION, NO_STREAM, STREAM_EXISTS, Condition, Limits, NewEvent
+from shoal.types import (
+    ANY_VERSION,
+    CBOR,
+    JSON,
+    MAX_VERSION,
+    NO_STREAM,
+    STREAM_EXISTS,
+    Condition,
+    Limits,
+    NewEvent,
+)
 
 E = TypeVar("E")
 """An event as sent, in JSON or in CBOR."""
@@ -241,7 +251,7 @@ def _propose_all(sent: _Sent, call: Call, pointer: str) -> list[ProposedEvent]:
     proposed: list[ProposedEvent] = []
     try:
         for event, new_id in zip(sent, call.context.ids.take(len(sent)), strict=True):
-            proposed.append(_propose(event, new_id, limits))  # noqa: PERF401 - its length says which one failed
+            proposed.append(_propose(event, new_id, limits))
     except InvalidRequest as error:
         raise type(error)(error.detail, pointer=f"{pointer}/{len(proposed)}{error.pointer}") from error
     if len(proposed) > 1:

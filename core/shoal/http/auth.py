@@ -12,7 +12,6 @@ from shoal.errors import Forbidden, ShoalError, Unauthorized
 from shoal.tokens import Role, Token, find
 from shoal.wildcard import compile_wildcard
 
-
 FRESH_S: Final = 0.25
 """How long a look at the tokens counts: a revoked one is refused that much later at most."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
@@ -29,9 +29,9 @@ _encode_json: Final = msgspec.json.Encoder().encode
 class ServedStreams(Streams, Protocol):
     """A store's streams, and the append for payloads that are checked and encoded already."""
 
-    async def append_proposed(
+    def append_proposed(
         self, writes: list[Write], condition: Condition | None = None
-    ) -> AppendedMany:
+    ) -> Awaitable[AppendedMany]:
         """As `append_many`, for what needs no more checking."""
 
 

@@ -10,7 +10,6 @@ import msgspec
 
 import shoal
 from shoal import errors
-from shoal.http import negotiation
 from shoal.http.problems import PROBLEM_TYPE, STATUS, Problem
 from shoal.http.routing import Answer, Route
 from shoal.types import JSON, Limits

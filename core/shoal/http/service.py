@@ -13,7 +13,7 @@ from aiohttp import web
 
 from shoal.config import Config, valid_store_name
 from shoal.errors import InvalidRequest, ShoalError
-from shoal.http import append, events, openapi, ops, params, problems, snapshots, streams, stores
+from shoal.http import append, events, openapi, ops, params, problems, snapshots, stores, streams
 from shoal.http.auth import EVERYTHING, Door, Tokens
 from shoal.http.context import Call, Context, ServedNode
 from shoal.http.params import ReadQuery

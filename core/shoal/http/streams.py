@@ -16,7 +16,7 @@ from shoal.errors import (
     StreamTombstoned,
     WrongExpectedVersion,
 )
-from shoal.http import answers, negotiation, ndjson, sse
+from shoal.http import answers, ndjson, negotiation, sse
 from shoal.http.context import Call
 from shoal.http.params import ExpectedVersion, PageLimit, ReadQuery, Text, Version
 from shoal.http.routing import Answer, Route

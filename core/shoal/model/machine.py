@@ -22,9 +22,7 @@ from shoal.model.commands import Append, DeleteSnapshots, DeleteStream, Proposed
 from shoal.model.payload import content_digest
 from shoal.types import ANY_VERSION, NO_STREAM, STREAM_EXISTS, Appended, AppendedMany, Query
 
-Row = tuple[
-    str, int, int, bytes | str, str, int, bytes, str | None, bytes | None, str | None, bytes | None
-]
+Row = tuple[str, int, int, bytes | str, str, int, bytes, str | None, bytes | None, str | None, bytes | None]
 """A recorded event in the field order of `shoal.types.Event`, so that `Event(*row)` is the event."""
 
 _encode_tags = msgspec.json.encode
@@ -122,9 +120,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 _NOTHING = Decision(None, None)
 
 
-def decide(
-    state: StoreState, view: View, command: StoreCommand, clock_us: int, reading_us: int
-) -> Decision:
+def decide(state: StoreState, view: View, command: StoreCommand, clock_us: int, reading_us: int) -> Decision:
     """Decide one command, advancing `state` when it is accepted. Raises ShoalError when refused."""
     match command:
         case Append():
@@ -142,9 +138,7 @@ def next_epoch_us(state: StoreState, clock_us: int) -> int:
     return max(state.epoch_us + 1, clock_us)
 
 
-def _append(
-    state: StoreState, view: View, command: Append, clock_us: int, reading_us: int
-) -> Decision:
+def _append(state: StoreState, view: View, command: Append, clock_us: int, reading_us: int) -> Decision:
     writes = command.writes
     heads: list[Head | None] = []
     own_ids = False
@@ -285,9 +279,7 @@ def _delete(view: View, command: DeleteStream) -> Decision:
     return Decision(StreamDeleted(command.stream_id, after), None)
 
 
-def _save_snapshot(
-    state: StoreState, view: View, command: SaveSnapshot, clock_us: int
-) -> Decision:
+def _save_snapshot(state: StoreState, view: View, command: SaveSnapshot, clock_us: int) -> Decision:
     head = view.head(command.stream_id)
     if head is not None and head.tombstoned:
         raise StreamTombstoned(command.stream_id)

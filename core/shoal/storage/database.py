@@ -117,11 +117,7 @@ def open_connection(
     path: Path, *, cache_bytes: int, vfs: str | None = None, read_only: bool = False
 ) -> apsw.Connection:
     """A connection with this project's settings. `read_only` ones never write nor checkpoint."""
-    flags = (
-        apsw.SQLITE_OPEN_READONLY
-        if read_only
-        else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-    )
+    flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     connection = apsw.Connection(str(path), flags=flags, vfs=vfs, statementcachesize=64)
     connection.set_busy_timeout(1_000)
     for pragma in (

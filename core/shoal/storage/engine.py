@@ -195,7 +195,8 @@ class Engine:
     def commit_due(self) -> bool:
         """Whether the open transaction has grown to a limit."""
         return (
-            self.rows_pending >= self._settings.commit_rows or self.bytes_pending >= self._settings.commit_bytes
+            self.rows_pending >= self._settings.commit_rows
+            or self.bytes_pending >= self._settings.commit_bytes
         )
 
     def commit(self) -> Report:
@@ -328,4 +329,3 @@ def open_engine(
         return Engine(directory, settings, identity, store_directory)
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise DatabaseCorrupt(f"{directory}: {error}") from error
-

@@ -94,8 +94,9 @@ class Journal:
         """Entries with an index above `after`, in order, each index once, as the log stands now."""
         entries: list[Record] = []
         unread, self._unread = self._unread, None
-        for segment in self._segments:
-            current = segment is self._segments[-1]
+        segments = list(self._segments)
+        for segment in segments:
+            current = segment is segments[-1]
             if segment.last_index <= after and not current:
                 continue
             if current and unread is not None:
@@ -251,7 +252,9 @@ class Journal:
         except OSError as error:
             self._files.close(fd)
             if error.errno == errno.ENOSPC:
-                raise DiskFull("the disk is full: free some space, then appends go on by themselves") from error
+                raise DiskFull(
+                    "the disk is full: free some space, then appends go on by themselves"
+                ) from error
             raise
         if self._fd >= 0:
             self._files.close(self._fd)
@@ -282,7 +285,9 @@ class Journal:
                 f"{path}: this segment does not follow the one before; a segment is missing. "
                 "Restore the data directory from a backup"
             )
-        self._segments.append(_Segment(path, head.sequence, head.first_index, head.first_index - 1, found.end))
+        self._segments.append(
+            _Segment(path, head.sequence, head.first_index, head.first_index - 1, found.end)
+        )
         for record in found.records:
             self._note(record.kind, record.index, record.term, record.payload)
         self._chain = found.checksum

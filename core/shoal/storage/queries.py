@@ -95,9 +95,7 @@ def event_rows(connection: apsw.Connection, selection: EventFilter, bounds: Boun
     branches = [branch for item in items for branch in _branches(connection, item)]
     if len(branches) == 1:
         sql, arguments = branches[0]
-        rows = connection.execute(
-            *_select(f"s.name, {_FIELDS}", sql, arguments, selection, bounds)
-        )
+        rows = connection.execute(*_select(f"s.name, {_FIELDS}", sql, arguments, selection, bounds))
         taken = take(rows, bounds.max_bytes)
         return taken, len(taken) < bounds.limit and _size(taken) <= bounds.max_bytes
     positions: set[int] = set()

@@ -26,13 +26,33 @@ READER_CACHE_BYTES = 512 * 1024
 
 
 class _Running:
-    """A query under way: which connection to interrupt, once it has one."""
+    """A query under way: its connection while it runs, so that `expire` interrupts it and no later one."""
 
-    __slots__ = ("connection", "expired")
+    __slots__ = ("_connection", "_expired", "_lock")
 
     def __init__(self) -> None:
-        self.connection: apsw.Connection | None = None
-        self.expired = False
+        self._lock = threading.Lock()
+        self._connection: apsw.Connection | None = None
+        self._expired = False
+
+    def begin(self, connection: apsw.Connection) -> None:
+        """The query runs on this connection from now on."""
+        with self._lock:
+            self._connection = connection
+            if self._expired:
+                raise apsw.InterruptError("it waited for a reader until its time was over")
+
+    def end(self) -> None:
+        """The query is over."""
+        with self._lock:
+            self._connection = None
+
+    def expire(self) -> None:
+        """End the query, now or when it begins."""
+        with self._lock:
+            self._expired = True
+            if self._connection is not None:
+                self._connection.interrupt()
 
 
 class StoreReaders:
@@ -58,6 +78,7 @@ class StoreReaders:
         self._vfs = vfs
         self._idle: list[apsw.Connection] = []
         self._lock = threading.Lock()
+        self._closed = False
         self._loop = asyncio.get_running_loop()
         self.reads = 0
 
@@ -78,13 +99,15 @@ class StoreReaders:
         worker.submit(job, partial(_settle, future))
         timer = None
         if running is not None:
-            timer = self._loop.call_later(self._timeout_ms / 1_000, _expire, running)
+            timer = self._loop.call_later(self._timeout_ms / 1_000, running.expire)
         try:
             result: T = await future
         except apsw.InterruptError as error:
             raise Timeout("the read took longer than the store's timeout; ask for less at a time") from error
         except (apsw.CorruptError, apsw.NotADBError) as error:
-            damaged = DatabaseCorrupt(f"{self._path}: {error}. Restart the node: it rebuilds the file if it can")
+            damaged = DatabaseCorrupt(
+                f"{self._path}: {error}. Restart the node: it rebuilds the file if it can"
+            )
             self._failed(damaged)
             raise damaged from error
         else:
@@ -95,13 +118,11 @@ class StoreReaders:
 
     def _read(self, running: _Running, query: Callable[..., T], arguments: Sequence[Any]) -> T:
         connection = self._take()
-        running.connection = connection
-        if running.expired:
-            connection.interrupt()
         try:
+            running.begin(connection)
             return query(connection, *arguments)
         finally:
-            running.connection = None
+            running.end()
             self._give(connection)
 
     # -- connections -----------------------------------------------------------------------------
@@ -114,7 +135,10 @@ class StoreReaders:
 
     def _give(self, connection: apsw.Connection) -> None:
         with self._lock:
-            self._idle.append(connection)
+            if not self._closed:
+                self._idle.append(connection)
+                return
+        connection.close()
 
     def fetch(self, need: Need) -> ReadSet:
         """A read set from what is committed; runs on a reader thread."""
@@ -125,8 +149,9 @@ class StoreReaders:
             self._give(connection)
 
     def close(self) -> None:
-        """Close idle connections; call when no read is under way."""
+        """Close the connections, those in use when their read is over."""
         with self._lock:
+            self._closed = True
             for connection in self._idle:
                 connection.close()
             self._idle.clear()
@@ -139,13 +164,6 @@ def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
-
-
-def _expire(running: _Running) -> None:
-    running.expired = True
-    connection = running.connection
-    if connection is not None:
-        connection.interrupt()
 
 
 class _EngineFetch(Protocol):

@@ -92,7 +92,9 @@ def open_storage(
                 f"{error.detail}. The journal no longer holds everything, so it cannot be rebuilt: "
                 "restore the data directory from a backup, or remove this board and add it again"
             ) from error
-        notes.append(f"the database was damaged ({error.detail}); it was set aside and rebuilt from the journal")
+        notes.append(
+            f"the database was damaged ({error.detail}); it was set aside and rebuilt from the journal"
+        )
         for each in (directory, *other_directories):
             _quarantine(files, each)
         engine, replayed = _recover(journal, directory, settings, store_directory)

@@ -24,10 +24,10 @@ class Reserve:
         return NAME in self._files.names(self._directory)
 
     def hold(self) -> bool:
-        """Set the blocks aside if the disk has at least twice as much room. Returns whether they are."""
+        """Set the blocks aside if the disk has half as much room again. Returns whether they are."""
         if self._size == 0 or self.held:
             return self.held
-        if self._files.free_bytes(self._directory) < 2 * self._size:
+        if self._files.free_bytes(self._directory) < self._size + self._size // 2:
             return False
         fd = self._files.create(self._directory / NAME)
         try:

@@ -117,7 +117,14 @@ class StoreDb:
     def rollback(self) -> None:
         """Drop what is open, and what was remembered of it."""
         self.db.rollback()
-        for kept in (self._streams, self._types, self._tags, self._moved, self._type_counts, self._tag_counts):
+        for kept in (
+            self._streams,
+            self._types,
+            self._tags,
+            self._moved,
+            self._type_counts,
+            self._tag_counts,
+        ):
             kept.clear()
 
     def _append(self, change: RowsAppended) -> None:

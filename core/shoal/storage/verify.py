@@ -66,16 +66,32 @@ def verify(data_dir: Path, *, progress: Progress = lambda _what, _count: None) -
         _verify_journal(data_dir / "journal", found)
         directory = data_dir / "db" / current.read_text().strip()
         for path in sorted(directory.glob("*-*.db")):
-            connection = open_connection(path, cache_bytes=8 * 1024 * 1024)
-            try:
-                verify_store(connection, path.stem.rpartition("-")[0], found, progress=progress)
-            except (apsw.CorruptError, apsw.NotADBError) as error:
-                found.add(str(path), f"SQLite cannot read it: {error}")
-            finally:
-                connection.close()
+            verify_file(path, path.stem.rpartition("-")[0], found, progress=progress)
         return found
     finally:
         lock.close()
+
+
+def verify_file(
+    path: Path,
+    name: str,
+    found: Verification,
+    *,
+    progress: Progress = lambda _what, _count: None,
+    vfs: str | None = None,
+) -> None:
+    """Verify one store's file on a connection of its own, adding to `found`."""
+    try:
+        connection = open_connection(path, cache_bytes=8 * 1024 * 1024, vfs=vfs, read_only=True)
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        found.add(str(path), f"SQLite cannot read it: {error}")
+        return
+    try:
+        verify_store(connection, name, found, progress=progress)
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        found.add(str(path), f"SQLite cannot read it: {error}")
+    finally:
+        connection.close()
 
 
 def _verify_journal(directory: Path, found: Verification) -> None:
@@ -95,7 +111,11 @@ def _verify_journal(directory: Path, found: Verification) -> None:
 
 
 def verify_store(
-    connection: apsw.Connection, name: str, found: Verification, *, progress: Progress = lambda _what, _count: None
+    connection: apsw.Connection,
+    name: str,
+    found: Verification,
+    *,
+    progress: Progress = lambda _what, _count: None,
 ) -> None:
     """Verify one store's database from one snapshot of it, adding to `found`."""
     found.stores += 1

@@ -32,9 +32,7 @@ from shoal.types import (
 class Streams(Protocol):
     """Appending to and reading from streams."""
 
-    async def append(
-        self, stream_id: str, expected_version: int, events: Sequence[NewEvent]
-    ) -> Appended:
+    async def append(self, stream_id: str, expected_version: int, events: Sequence[NewEvent]) -> Appended:
         """Append all of `events`, atomically and durably; the result is the new version (an int).
 
         Raises WrongExpectedVersion, EventIdReused, StreamTombstoned, InvalidRequest, TooBusy,

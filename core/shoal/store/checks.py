@@ -12,7 +12,8 @@ def check_expected_version(value: Any) -> None:
     """-1, -2, -4 or an exact version. Raises InvalidRequest."""
     if type(value) is not int or (value < 0 and value not in (NO_STREAM, ANY_VERSION, STREAM_EXISTS)):
         raise InvalidRequest(
-            "expected_version is -1 (no stream), -2 (any), -4 (stream exists) or a version", pointer="expected_version"
+            "expected_version is -1 (no stream), -2 (any), -4 (stream exists) or a version",
+            pointer="expected_version",
         )
     if value > MAX_VERSION:
         raise InvalidRequest(f"expected_version is at most {MAX_VERSION}", pointer="expected_version")
@@ -29,7 +30,6 @@ def is_backward(direction: Any) -> bool:
     if direction not in ("forward", "backward"):
         raise InvalidRequest("direction is forward or backward", pointer="direction")
     return bool(direction == "backward")
-
 
 
 def plain_version(value: int) -> int:

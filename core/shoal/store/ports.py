@@ -87,7 +87,9 @@ class ReadSet(msgspec.Struct):
 class Fetcher(Protocol):
     """Fetches read sets while the entry is being made durable."""
 
-    def fetch(self, needs: Sequence[Need], done: Callable[[dict[str, ReadSet] | BaseException], None]) -> None:
+    def fetch(
+        self, needs: Sequence[Need], done: Callable[[dict[str, ReadSet] | BaseException], None]
+    ) -> None:
         """Fetch for several stores; `done` is called on the loop."""
 
 

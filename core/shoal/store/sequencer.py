@@ -122,7 +122,13 @@ class Sequencer:
     # -- taking commands -------------------------------------------------------------------------
 
     def submit(
-        self, command: Command, size: int, *, lane: int = 0, lane_limit: int = 1_000_000, timeout_ms: int = 5_000
+        self,
+        command: Command,
+        size: int,
+        *,
+        lane: int = 0,
+        lane_limit: int = 1_000_000,
+        timeout_ms: int = 5_000,
     ) -> asyncio.Future[Any]:
         """Queue a command; the future is its answer. Raises TooBusy, ShuttingDown, NotFound."""
         if self._closing:
@@ -175,7 +181,9 @@ class Sequencer:
             while queue and queue[0].deadline_ms <= now:
                 pending = queue.popleft()
                 if not pending.future.done():
-                    pending.future.set_exception(Timeout("the store was too busy to take the command in time"))
+                    pending.future.set_exception(
+                        Timeout("the store was too busy to take the command in time")
+                    )
         self._sweeping = bool(self._in_flight) or self.waiting > 0
         if self._sweeping:
             self._loop.call_later(SWEEP_MS / 1_000, self._sweep)

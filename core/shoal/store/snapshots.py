@@ -59,7 +59,9 @@ class LocalSnapshots:
         found = await self._find(stream_id, version, latest=False)
         if not found:
             raise NotFound(
-                f"stream {stream_id!r} has no snapshot of version {version}", stream_id=stream_id, version=version
+                f"stream {stream_id!r} has no snapshot of version {version}",
+                stream_id=stream_id,
+                version=version,
             )
         return found[0]
 
@@ -95,14 +97,14 @@ class LocalSnapshots:
         payload.check_writable_stream_id(stream_id, context.limits)
         await context.submit(DeleteSnapshots(context.name, stream_id, version), stream_id, 0)
 
-    async def _find(
-        self, stream_id: str, version: int | None, *, latest: bool
-    ) -> builtins.list[Snapshot]:
+    async def _find(self, stream_id: str, version: int | None, *, latest: bool) -> builtins.list[Snapshot]:
         context = self._context
         payload.check_stream_id(stream_id, context.limits)
         return await context.read_applied(context.queries.snapshots, stream_id, version, latest)
 
-    def _observe(self, event: telemetry.EventName, stream_id: str, version: int, size: int, started: int) -> None:
+    def _observe(
+        self, event: telemetry.EventName, stream_id: str, version: int, size: int, started: int
+    ) -> None:
         if telemetry.enabled(event):
             telemetry.emit(
                 event,

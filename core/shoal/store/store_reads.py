@@ -139,11 +139,14 @@ class StoreReads:
         if len(rows) > 1:
             candidates = [{"stream_id": row[0], "version": row[1]} for row in rows]
             raise Ambiguous(
-                f"{len(rows)} streams hold an event {event_id!r}; name one with stream=", candidates=candidates
+                f"{len(rows)} streams hold an event {event_id!r}; name one with stream=",
+                candidates=candidates,
             )
         return Event(*rows[0])
 
-    async def _tail_all(self, selection: EventFilter, at: int) -> AsyncIterator[tuple[list[Event], int | None]]:
+    async def _tail_all(
+        self, selection: EventFilter, at: int
+    ) -> AsyncIterator[tuple[list[Event], int | None]]:
         """Pages for ever; with the head when it is reached, for the caller to wait beyond."""
         while True:
             page = await self.read_events(selection, at, TAIL_PAGE)

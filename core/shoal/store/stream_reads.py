@@ -66,7 +66,9 @@ class StreamReads:
             span.measurements["event_count"] = len(page.events)
         return page
 
-    async def _read_page(self, stream_id: str, start: int | None, count: int, *, backward: bool) -> StreamPage:
+    async def _read_page(
+        self, stream_id: str, start: int | None, count: int, *, backward: bool
+    ) -> StreamPage:
         """Versions below the tail's first come from SQLite, the rest from the tail as it is now."""
         context = self._context
         memory = context.memory
@@ -103,7 +105,9 @@ class StreamReads:
         """See shoal.store.api.Streams."""
         page = await self.read_page(stream_id, version, 1)
         if not page.events or page.events[0].version != version:
-            raise NotFound(f"stream {stream_id!r} has no event {version}", stream_id=stream_id, version=version)
+            raise NotFound(
+                f"stream {stream_id!r} has no event {version}", stream_id=stream_id, version=version
+            )
         return page.events[0]
 
     async def get_version(self, stream_id: str) -> int:
@@ -147,9 +151,7 @@ class StreamReads:
         for name, value in (("prefix", prefix or None), ("pattern", pattern), ("after", after)):
             if value is not None:
                 payload.check_stream_id(value, context.limits, name)
-        found = await context.read_applied(
-            context.queries.streams, prefix, pattern, after, count, system
-        )
+        found = await context.read_applied(context.queries.streams, prefix, pattern, after, count, system)
         return StreamsPage(found, found[-1].stream_id if len(found) == count else None)
 
     async def _tail_stream(self, stream_id: str, at: int) -> AsyncIterator[tuple[list[Event], int | None]]:

@@ -35,9 +35,7 @@ class LocalStreams(StreamReads, StoreReads):
     def __init__(self, context: StoreContext) -> None:
         self._context = context
 
-    async def append(
-        self, stream_id: str, expected_version: int, events: Sequence[NewEvent]
-    ) -> Appended:
+    async def append(self, stream_id: str, expected_version: int, events: Sequence[NewEvent]) -> Appended:
         """See shoal.store.api.Streams."""
         proposed = payload.prepare_all(events, self._context.limits, self._context.ids)
         answer = await self.append_proposed([Write(stream_id, plain_version(expected_version), proposed)])
@@ -52,9 +50,7 @@ class LocalStreams(StreamReads, StoreReads):
             Write(
                 write.stream_id,
                 plain_version(write.expected_version),
-                payload.prepare_all(
-                    write.events, context.limits, context.ids, f"/writes/{number}/events"
-                ),
+                payload.prepare_all(write.events, context.limits, context.ids, f"/writes/{number}/events"),
             )
             for number, write in enumerate(writes)
         ]

@@ -49,7 +49,6 @@ class RecordingVFS(apsw.VFS):
             if syncdir:
                 self._recorder.sync_dir(path.parent)
 
-
     def xSleep(self, microseconds: int) -> int:  # noqa: N802
         """Waiting for another connection's lock takes no time: in one thread nobody would give it up."""
         return microseconds
