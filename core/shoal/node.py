@@ -105,8 +105,8 @@ class Node:
         require_safe_sqlite()
         node = cls(config, means or Means(clock=clock))
         node._make_workers()
-        node._lock = await _run(node._writer_worker, partial(Lock, config.data_dir))
         try:
+            node._lock = await _run(node._writer_worker, partial(Lock, config.data_dir))
             await node._open()
         except BaseException:
             await _run(node._writer_worker, node._release)

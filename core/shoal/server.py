@@ -148,8 +148,7 @@ class Shoald:
         """Take no more connections, finish the answers under way, end the tails."""
         listener.close()
         self._service.context.closing.set()
-        self._connections.pre_shutdown()
-        await self._connections.shutdown(DRAIN_S)
+        await self._connections.drain(DRAIN_S)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. Raises what made the node or a critical task fail."""

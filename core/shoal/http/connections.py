@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from aiohttp import web
@@ -49,14 +50,39 @@ class Connections(web.Server):
         self.header_timeout_s = header_timeout_s
         self.stall_s = stall_s
         self.open = 0
+        self._under_way = 0
+        self._drained: asyncio.Event | None = None
+
+    async def drain(self, timeout_s: float) -> None:
+        """Close idle connections, let requests under way finish, bodies still arriving included, then close all.
+
+        aiohttp's own shutdown drops what arrives, and so would lose half-sent bodies.
+        """
+        self._drained = asyncio.Event()
+        for connection in self.connections:
+            if isinstance(connection, Connection) and connection.idle:
+                connection.close()
+        if self._under_way:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._drained.wait()
+        await self.shutdown(_LINGER_S)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
         if not isinstance(connection, Connection):
             raise TypeError("a request came over a connection that is not ours")
-        response = await self._handler(request)
-        connection.answered(request, response)
-        return response
+        self._under_way += 1
+        try:
+            response = await self._handler(request)
+            connection.answered(request, response)
+            if self._drained is not None:
+                response.force_close()
+            return response
+        finally:
+            self._under_way -= 1
+            if self._drained is not None and not self._under_way:
+                self._drained.set()
 
     def __call__(self) -> Any:
         """The protocol of a new connection."""
@@ -92,6 +118,11 @@ class Connection(web.RequestHandler):
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return self._request_count == self._answers
 
     def answered(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """The answer is known. A body that nobody read ends the connection, once the answer is sent."""
