@@ -17,11 +17,8 @@ PATIENCE_S: Final = 2.0
 class LongWork:
     """Use as `with`; tell it of each `advance`. Shows itself only to a person, only after two seconds."""
 
-    def __init__(
-        self, what: str, total: int | None = None, *, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, what: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._what = what
-        self._total = total
         self._monotonic = monotonic
         self._started = monotonic()
         self.done = 0
@@ -50,15 +47,15 @@ class LongWork:
 
     def _show(self) -> tuple[Progress, TaskID]:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.completed:,.0f}"),
             TimeElapsedColumn(),
             console=Console(stderr=True),
             transient=True,
         )
         progress.start()
-        return progress, progress.add_task(self._what, total=self._total)
+        return progress, progress.add_task(self._what, total=None)

@@ -34,9 +34,14 @@ SECOND_LIVES = 0.25
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[ProcessPoolExecutor]:
-    """Processes of their own: lives run in one thread, which blocks its loop as no node may."""
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as executor:
-        yield executor
+    """Processes of their own: lives run in one thread, which blocks its loop as no node may.
+
+    The store spreads streams over its writer partitions by `hash`: fixed, so that a seed is a log.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONHASHSEED", "0")
+        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as executor:
+            yield executor
 
 
 def jobs() -> list[Job]:

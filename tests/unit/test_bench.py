@@ -181,6 +181,7 @@ def test_rare_events_are_spread_evenly() -> None:
 
 async def talk(answers: list[bytes], requests: list[bytes]) -> list[float]:
     """Run the load's client against a server that gives these bytes, a write each."""
+    served = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -190,6 +191,8 @@ async def talk(answers: list[bytes], requests: list[bytes]) -> list[float]:
             await asyncio.sleep(0)
         await reader.read()
         writer.close()
+        await writer.wait_closed()
+        served.set()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
@@ -197,7 +200,10 @@ async def talk(answers: list[bytes], requests: list[bytes]) -> list[float]:
         _, client = await asyncio.get_running_loop().create_connection(
             lambda: load.Connection(lambda: next(left, None)), "127.0.0.1", port
         )
-        await client.done
+        try:
+            await client.done
+        finally:
+            await served.wait()
     return client.took_s
 
 

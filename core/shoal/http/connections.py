@@ -61,7 +61,7 @@ class Connections(web.Server):
         self._drained = asyncio.Event()
         for connection in self.connections:
             if isinstance(connection, Connection) and connection.idle:
-                connection.close()
+                connection.force_close()
         if self._under_way:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):

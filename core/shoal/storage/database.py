@@ -45,14 +45,11 @@ class Database:
         try:
             self.connection = open_connection(path, cache_bytes=cache_bytes, vfs=vfs)
             migrate(self.connection, migrations, path.name)
-            meta = dict(self.connection.execute("SELECT key, value FROM meta"))
+            self._load_meta()
         except (apsw.CorruptError, apsw.NotADBError) as error:
             raise DatabaseCorrupt(f"{path}: {error}") from error
-        self.applied_index = int(meta.get("applied_index", 0))
-        self.applied_term = int(meta.get("applied_term", 0))
         self.durable_index = 0
         self._open = False
-        self.meta: dict[str, Any] = meta
 
     def begin(self) -> None:
         """Make sure a transaction is open."""
@@ -80,7 +77,12 @@ class Database:
             if self.connection.in_transaction:  # SQLite ends some failed ones by itself
                 self.connection.execute("ROLLBACK")
             self._open = False
-        self.meta = dict(self.connection.execute("SELECT key, value FROM meta"))
+        self._load_meta()
+
+    def _load_meta(self) -> None:
+        self.meta: dict[str, Any] = dict(self.connection.execute("SELECT key, value FROM meta"))
+        self.applied_index = int(self.meta.get("applied_index", 0))
+        self.applied_term = int(self.meta.get("applied_term", 0))
 
     def wal_checkpoint(self) -> bool:
         """Move the WAL into the file without waiting for readers; true if all of it is there and synced."""

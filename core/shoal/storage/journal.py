@@ -32,6 +32,7 @@ from shoal.storage.segment import (
 
 SUFFIX = ".seg"
 SPARE = "spare"
+DISK_FULL = "the disk is full: free some space, then appends go on by themselves"
 
 
 NewRecord = tuple[Kind, int, int, bytes]
@@ -102,7 +103,8 @@ class Journal:
             if current and unread is not None:
                 _replay_into(entries, unread, after)
                 continue
-            found = scan(self._files.read(segment.path), last=current)
+            end = segment.end  # what is behind it may be half written just now
+            found = scan(self._files.read(segment.path)[:end], last=current)
             if found.corrupt_at is not None:
                 raise _corrupt(segment.path, found.corrupt_at)
             _replay_into(entries, found.records, after)
@@ -177,7 +179,12 @@ class Journal:
         path = self._directory / SPARE
         if SPARE in self._files.names(self._directory) or not self._has_room(self._segment_bytes):
             return
-        fd = self._files.create(path)
+        try:
+            fd = self._files.create(path)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return
         try:
             self._files.allocate(fd, self._segment_bytes)
         except OSError as error:
@@ -200,11 +207,10 @@ class Journal:
         while len(self._segments) > 1 and self._segments[0].last_index <= index:
             segment = self._segments.pop(0)
             self._files.unlink(segment.path)
+            self._files.sync_dir(self._directory)  # each by itself: a gap must not survive a power cut
             self.first_index = self._segments[0].first_index
+            self.stats.segments_dropped += 1
             dropped += 1
-        if dropped:
-            self._files.sync_dir(self._directory)
-            self.stats.segments_dropped += dropped
         return dropped
 
     def droppable(self, index: int) -> bool:
@@ -222,14 +228,17 @@ class Journal:
         size = max(self._segment_bytes, HEADER_BYTES + need)
         spare = SPARE in self._files.names(self._directory) and size == self._segment_bytes
         if not spare and not use_reserve and not self._has_room(size):
-            raise DiskFull("the disk is full: free some space, then appends go on by themselves")
+            raise DiskFull(DISK_FULL)
         self._start_segment(self._segments[-1].sequence + 1, size, spare=spare)
 
     def _start_segment(self, sequence: int, size: int, *, spare: bool) -> None:
         temporary = self._directory / SPARE
         if not spare and SPARE in self._files.names(self._directory):
             self._files.unlink(temporary)
-        fd = self._files.open(temporary) if spare else self._files.create(temporary)
+        try:
+            fd = self._files.open(temporary) if spare else self._files.create(temporary)
+        except OSError as error:
+            raise _disk_full_or(error) from error
         head = SegmentHead(
             self.identity,
             sequence,
@@ -246,16 +255,13 @@ class Journal:
         try:
             self._files.allocate(fd, size)
             self._files.write(fd, block, 0)
-            self._files.sync_data(fd)
-            self._files.replace(temporary, path)
-            self._files.sync_dir(self._directory)
         except OSError as error:
             self._files.close(fd)
-            if error.errno == errno.ENOSPC:
-                raise DiskFull(
-                    "the disk is full: free some space, then appends go on by themselves"
-                ) from error
-            raise
+            self._files.unlink(temporary)
+            raise _disk_full_or(error) from error
+        self._files.sync_data(fd)
+        self._files.replace(temporary, path)
+        self._files.sync_dir(self._directory)
         if self._fd >= 0:
             self._files.close(self._fd)
         self._fd, self._salt, self._chain, self._capacity = fd, salt, salt, size
@@ -306,6 +312,11 @@ class Journal:
         self.torn_bytes_cut = True
 
 
+def _disk_full_or(error: OSError) -> Exception:
+    """DiskFull if that is what it says, else the error itself."""
+    return DiskFull(DISK_FULL) if error.errno == errno.ENOSPC else error
+
+
 def _corrupt(path: Path, offset: int) -> JournalCorrupt:
     return JournalCorrupt(
         f"{path}: the record at byte {offset} was durable and is damaged; acknowledged events would be lost. "
@@ -340,6 +351,7 @@ def open_journal(
     there is no journal and none may be made (the database beside it holds data).
     """
     files.mkdir(directory)
+    files.sync_dir(directory.parent)
     names = [name for name in files.names(directory) if name.endswith(SUFFIX)]
     journal = Journal(files, directory, Identity("", "", b""), segment_bytes, floor_bytes)
     if not names:

@@ -17,6 +17,7 @@ from shoal_host.bench.rows import percentile
 
 _FILE_BYTES: Final = 16 * 1024 * 1024
 _BUSY_S: Final = 1.0
+_QUIET_PER_S: Final = 50_000
 _RECORD: Final = b"r" * 400
 """About what a 200-byte event takes in the journal."""
 
@@ -100,6 +101,7 @@ class Counted:
         return {
             "device_bytes_per_event": round(self.written / events),
             "device_written_by_others_per_s": round(self.others_per_s),
+            "device_quiet": self.others_per_s < _QUIET_PER_S,
         }
 
 

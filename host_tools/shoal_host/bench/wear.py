@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import selectors
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -90,7 +90,7 @@ def _written() -> int:
 
 
 def sqlite_counting(directory: str, events: int, batch: int) -> int:
-    """Job: the same events in a plain table, every batch committed durably; bytes written."""
+    """Job: the same events in a plain table with ids in time order, every batch durable; bytes written."""
     import apsw
 
     before = _written()
@@ -106,7 +106,7 @@ def sqlite_counting(directory: str, events: int, batch: int) -> int:
         connection.execute(statement)
     for start in range(0, events, batch):
         rows = [
-            ("stream", at, uuid.uuid4().bytes, "reading-taken", payload_json(at))
+            ("stream", at, at.to_bytes(6, "big") + os.urandom(10), "reading-taken", payload_json(at))
             for at in range(start, start + batch)
         ]
         with connection:
@@ -157,22 +157,24 @@ def append_slowly(data_dir: str, seconds: int) -> Wear:
     from shoal.testing.clock import FakeClock
 
     clock = FakeClock()
+    before = _written()
     with asyncio.Runner(loop_factory=lambda: FakeTimeLoop(clock)) as runner:
-        return runner.run(_append_slowly(Path(data_dir), seconds, clock))
+        event_bytes = runner.run(_append_slowly(Path(data_dir), seconds, clock))
+    return Wear(seconds, _written() - before, event_bytes)
 
 
-async def _append_slowly(data_dir: Path, seconds: int, clock: FakeClock) -> Wear:
+async def _append_slowly(data_dir: Path, seconds: int, clock: FakeClock) -> int:
+    """Payload bytes, as the polls gave them."""
     import shoal
 
-    before, event_bytes, at = _written(), 0, 0
+    event_bytes = 0
     async with shoal.open(data_dir=data_dir, means=_means(clock)) as store:
         for second in range(seconds):
             clock.advance(1_000)
             await store.streams.append(f"stream-{second % _STREAMS}", -2, new_events(second, 1))
-            events = await store.streams.read_all(at)
-            at = events[-1].position
-            event_bytes += sum(len(event.data_raw) for event in events)
-    return Wear(at, _written() - before, event_bytes)
+            (event,) = await store.streams.read_all(second)
+            event_bytes += len(event.data_raw)
+    return event_bytes
 
 
 def _means(clock: FakeClock) -> Any:
