@@ -240,8 +240,8 @@ class Workload:
             (8, self._repeat),
             (6, self._reuse_id),
             (6, self._conflict),
-            (5, self._condition),
-            (3, self._delete),
+            (12, self._condition),
+            (6, self._delete),
             (8, self._snapshot),
         ]
         (chosen,) = self.rng.choices([call for _, call in choices], [weight for weight, _ in choices])
@@ -282,7 +282,7 @@ class Workload:
 
     async def _condition(self, store: Store) -> None:
         query = Query((QueryItem((self.rng.choice(TYPES),), (self.rng.choice(TAGS),)),))
-        condition = Condition(query, max(0, len(self.model.events) - self.rng.choice((0, 10))))
+        condition = Condition(query, max(0, len(self.model.events) - self.rng.choice((0, 10, 30))))
         write = StreamWrite(self.rng.choice(STREAMS), ANY_VERSION, self._events(2))
         await self._write(store, [write], condition)
 

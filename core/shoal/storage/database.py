@@ -42,6 +42,9 @@ class Database:
         vfs: str | None = None,
     ) -> None:
         self.path = path
+        self.meta: dict[str, Any] = {}
+        self.applied_index = 0
+        self.applied_term = 0
         try:
             self.connection = open_connection(path, cache_bytes=cache_bytes, vfs=vfs)
             migrate(self.connection, migrations, path.name)
@@ -80,7 +83,7 @@ class Database:
         self._load_meta()
 
     def _load_meta(self) -> None:
-        self.meta: dict[str, Any] = dict(self.connection.execute("SELECT key, value FROM meta"))
+        self.meta = dict(self.connection.execute("SELECT key, value FROM meta"))
         self.applied_index = int(self.meta.get("applied_index", 0))
         self.applied_term = int(self.meta.get("applied_term", 0))
 

@@ -10,6 +10,7 @@ import errno
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -179,20 +180,15 @@ class Journal:
         path = self._directory / SPARE
         if SPARE in self._files.names(self._directory) or not self._has_room(self._segment_bytes):
             return
-        try:
+        with suppress(DiskFull), _full_named():
             fd = self._files.create(path)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
+            try:
+                self._files.allocate(fd, self._segment_bytes)
+            except OSError:
+                self._files.unlink(path)
                 raise
-            return
-        try:
-            self._files.allocate(fd, self._segment_bytes)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            self._files.unlink(path)
-        finally:
-            self._files.close(fd)
+            finally:
+                self._files.close(fd)
 
     def needs_spare(self) -> bool:
         """Whether the current segment is half full: time to prepare the next."""
@@ -235,10 +231,8 @@ class Journal:
         temporary = self._directory / SPARE
         if not spare and SPARE in self._files.names(self._directory):
             self._files.unlink(temporary)
-        try:
+        with _full_named():
             fd = self._files.open(temporary) if spare else self._files.create(temporary)
-        except OSError as error:
-            raise _disk_full_or(error) from error
         head = SegmentHead(
             self.identity,
             sequence,
@@ -253,12 +247,13 @@ class Journal:
         block, salt = encode_head(head)
         path = self._directory / f"{sequence:016d}{SUFFIX}"
         try:
-            self._files.allocate(fd, size)
-            self._files.write(fd, block, 0)
-        except OSError as error:
+            with _full_named():
+                self._files.allocate(fd, size)
+                self._files.write(fd, block, 0)
+        except DiskFull:
             self._files.close(fd)
             self._files.unlink(temporary)
-            raise _disk_full_or(error) from error
+            raise
         self._files.sync_data(fd)
         self._files.replace(temporary, path)
         self._files.sync_dir(self._directory)
@@ -312,9 +307,15 @@ class Journal:
         self.torn_bytes_cut = True
 
 
-def _disk_full_or(error: OSError) -> Exception:
-    """DiskFull if that is what it says, else the error itself."""
-    return DiskFull(DISK_FULL) if error.errno == errno.ENOSPC else error
+@contextmanager
+def _full_named() -> Iterator[None]:
+    """Raises DiskFull where the file system has no room; other errors of it pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise DiskFull(DISK_FULL) from error
 
 
 def _corrupt(path: Path, offset: int) -> JournalCorrupt:

@@ -184,6 +184,10 @@ def scan(data: bytes, *, last: bool) -> Scan:
     offset, chain = HEADER_BYTES, salt
     while True:
         found = _record_at(view, offset, salt)
+        if found is None and len(data) < head.size and data[offset : offset + 4] == RECORD_MAGIC:
+            data = data.ljust(head.size, b"\0")  # its last bytes may be the zeros that were left out
+            view = memoryview(data)
+            found = _record_at(view, offset, salt)
         if found is None or found[1] != chain:
             break
         record = found[0]

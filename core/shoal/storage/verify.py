@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import apsw
@@ -17,6 +18,7 @@ from shoal.errors import JournalCorrupt, StorageError
 from shoal.model.machine import decode_tags
 from shoal.storage.chain import GENESIS, link, row_digest, stream_digest
 from shoal.storage.database import open_connection
+from shoal.storage.engine import CATALOG
 from shoal.storage.files import RealFiles
 from shoal.storage.journal import SUFFIX
 from shoal.storage.recovery import CURRENT, Lock
@@ -65,11 +67,29 @@ def verify(data_dir: Path, *, progress: Progress = lambda _what, _count: None) -
         found = Verification()
         _verify_journal(data_dir / "journal", found)
         directory = data_dir / "db" / current.read_text().strip()
-        for path in sorted(directory.glob("*-*.db")):
-            verify_file(path, path.stem.rpartition("-")[0], found, progress=progress)
+        for name, created_index in _catalogue(directory / CATALOG, found):
+            path = directory / f"{name}-{created_index}.db"
+            if path.exists():
+                verify_file(path, name, found, progress=progress)
+            else:
+                found.add(
+                    f"store {name}",
+                    f"{path.name} is not here; if the store has a data_dir of its own, verify it with the node running",
+                )
         return found
     finally:
         lock.close()
+
+
+def _catalogue(path: Path, found: Verification) -> list[tuple[str, int]]:
+    """The stores and the entries that created them."""
+    try:
+        connection = open_connection(path, cache_bytes=64 * 1024, read_only=True)
+        with closing(connection):
+            return [(str(name), int(index)) for name, index in connection.execute("SELECT * FROM store")]
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        found.add(str(path), f"SQLite cannot read it: {error}")
+        return []
 
 
 def verify_file(

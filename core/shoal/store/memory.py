@@ -39,10 +39,11 @@ class _StreamTail:
 
 
 class StoreMemory:
-    """Memory of one store. `base` is the last position that SQLite answers for."""
+    """Memory of one store. `base` is the last position that SQLite answers for, `since` the entry that made it."""
 
-    def __init__(self, state: StoreState) -> None:
+    def __init__(self, state: StoreState, since: int = 0) -> None:
         self.state = state
+        self.since = since
         self.base = state.position
         self.bytes = 0
         self.events_appended = 0

@@ -108,6 +108,7 @@ class Sequencer:
         self._committed: tuple[int, dict[str, int]] | None = None
         self._sweeping = False
         self._closing = False
+        self._broken = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._stalled = False
@@ -192,7 +193,7 @@ class Sequencer:
 
     def _turn(self) -> None:
         self._turn_set = False
-        if self._proposal is not None:
+        if self._proposal is not None or self._broken:
             return
         if self._applier.backlog > BACKLOG_HIGH:
             self._stalled = True
@@ -210,21 +211,26 @@ class Sequencer:
         """Commands for the next entry: from every lane in turn, so that a busy one starves no other."""
         batch: list[Pending] = []
         size = 0
+        deleting: set[str] = set()
         lanes = [queue for queue in self._lanes.values() if queue]
         while lanes and len(batch) < ENTRY_COMMANDS and size < ENTRY_BYTES:
             share = max(1, (ENTRY_COMMANDS - len(batch)) // len(lanes))
             for queue in lanes:
                 for _ in range(min(share, len(queue))):
+                    if deleting and _must_wait(queue[0].command, deleting):
+                        break
                     pending = queue.popleft()
                     if pending.future.done():
                         continue
+                    if isinstance(pending.command, DeleteStream):
+                        deleting.add(pending.command.store)
                     batch.append(pending)
                     size += pending.size
                     if size >= ENTRY_BYTES:
                         break
                 if size >= ENTRY_BYTES:
                     break
-            lanes = [queue for queue in lanes if queue]
+            lanes = [queue for queue in lanes if queue and not _must_wait(queue[0].command, deleting)]
         return batch
 
     def _propose(self, batch: list[Pending], *, use_reserve: bool) -> None:
@@ -269,7 +275,7 @@ class Sequencer:
 
     def _decide_when_ready(self) -> None:
         proposed, fetched = self._proposed, self._fetched
-        if proposed is None or fetched is None:
+        if proposed is None or fetched is None or self._broken:
             return
         batch = self._in_flight
         if isinstance(proposed, DiskFull):
@@ -300,15 +306,19 @@ class Sequencer:
         self._decided.clear()
 
     def _break(self, error: BaseException) -> None:
+        self.give_up(error)
+        self._failed(error)
+
+    def give_up(self, error: BaseException) -> None:
         """The log or the database failed: nothing more can be promised, the node ends."""
-        self._closing = True
+        self._closing = self._broken = True
         for pending in self._in_flight:
             _fail(pending, Timeout(f"the storage failed: {error}", outcome="unknown"))
         for queue in self._lanes.values():
             for pending in queue:
                 _fail(pending, ShuttingDown(f"the storage failed: {error}"))
             queue.clear()
-        self._failed(error)
+        self._idle.set()
 
     def _disk_full(self, batch: list[Pending], error: DiskFull) -> None:
         """Appends are refused; what frees space may use the reserve, once."""
@@ -340,7 +350,7 @@ class Sequencer:
             command, future = pending.command, pending.future
             store = command.store
             if isinstance(command, CreateStore | DropStore):
-                self._decide_catalog(command)
+                self._decide_catalog(command, index)
                 catalog.append(command)
                 answers.append((future, index))
                 continue
@@ -392,12 +402,16 @@ class Sequencer:
             changes.setdefault(command.store, []).append(decision.change)
         return decision.result
 
-    def _decide_catalog(self, command: CreateStore | DropStore) -> None:
+    def _decide_catalog(self, command: CreateStore | DropStore, index: int) -> None:
+        store = command.store
         if isinstance(command, DropStore):
-            self.stores.pop(command.store, None)
-        elif command.store not in self.stores:
-            self.stores[command.store] = StoreMemory(StoreState())
-            self.listeners.setdefault(command.store, _nobody)
+            self.stores.pop(store, None)
+            for key in [key for key in self._lanes if key[0] == store]:
+                for pending in self._lanes.pop(key):
+                    _fail(pending, NotFound(f"store {store!r} does not exist", store=store))
+        elif store not in self.stores:
+            self.stores[store] = StoreMemory(StoreState(), since=index)
+            self.listeners.setdefault(store, _nobody)
 
     # -- what the database has ---------------------------------------------------------------------
 
@@ -414,13 +428,13 @@ class Sequencer:
         self._committed = None
         for name, position in positions.items():
             memory = self.stores.get(name)
-            if memory is not None:
+            if memory is not None and index >= memory.since:  # not that of a dropped one of the same name
                 memory.forget(index, position)
 
     async def close(self) -> None:
         """Take nothing new, and wait until everything taken is answered."""
         self._closing = True
-        while self.waiting or self._proposal is not None:
+        while not self._broken and (self.waiting or self._proposal is not None):
             self._idle.clear()
             self._wake()
             await self._idle.wait()
@@ -440,6 +454,15 @@ def _need_of_append(need: Need, memory: StoreMemory, command: Append) -> None:
     if command.condition is not None:
         need.conditions.append((command.condition.query, command.condition.after))
         need.on_writer = need.on_writer or memory.has_deletes
+
+
+def _must_wait(command: Command, deleting: set[str]) -> bool:
+    """Whether a condition would be checked against events that this very entry deletes.
+
+    Its first hit is fetched before the entry is decided, and could be hidden by then: the next entry is
+    early enough. Replay, which decides from the database, must come to the same.
+    """
+    return isinstance(command, Append) and command.condition is not None and command.store in deleting
 
 
 def _copy(state: StoreState) -> StoreState:
