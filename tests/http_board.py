@@ -16,7 +16,6 @@ from yarl import URL
 from shoal.config import Config, load
 from shoal.server import Shoald
 
-
 _SMALL = {
     "listen": "127.0.0.1:0",
     "telemetry_handlers": (),

@@ -100,6 +100,24 @@ def run(job: Job) -> Outcome:
     return outcome
 
 
+def replay(seed: int) -> str | None:
+    """Lose every database and keep the journal: what is wrong with what it gives, None when nothing is."""
+    with scratch() as path:
+        life: Life = lambda disk, files: first_life(disk, files, seed, segment_bytes=1 << 22)  # noqa: E731
+        recorded = record(path / "live", lambda files: files, life, {})
+        for file in path.glob("live/db/*/*"):
+            file.unlink()
+        opened = reopen(path / "live")
+        try:
+            for reference in recorded.references:
+                found = read(opened, reference.name)
+                if found.state != reference.model.states[-1] or found.rows != reference.rows:
+                    return f"workload seed {seed}: store {reference.name} is not as its life left it"
+        finally:
+            close(opened)
+    return None
+
+
 def cut_and_judge(recorded: Recorded, target: Path, count: int, seed: int, outcome: Outcome) -> None:
     """Cut the power `count` times."""
     for number, image in enumerate(images(recorded.log, target, count, seed)):
@@ -210,15 +228,17 @@ def log_shape(seed: int) -> list[tuple[object, ...]]:
     ]
 
 
-async def first_life(disk: PowerCutDisk, files: Files, seed: int) -> list[Workload]:
+async def first_life(
+    disk: PowerCutDisk, files: Files, seed: int, *, segment_bytes: int = SEGMENT_BYTES
+) -> list[Workload]:
     """A new board: a clean restart in the middle, a second store when the journal has long been shortened."""
     main = Workload(MAIN, seed, disk.mark, Model())
     late = Workload(LATE, seed, disk.mark, Model())
     clock = FakeClock()
     means = means_of(disk, files, clock, seed)
-    async with await Node.open(config(disk.root), means=means) as node:
+    async with await Node.open(config(disk.root, segment_bytes), means=means) as node:
         await work(node, [main], clock, ROUNDS // 2)
-    async with await Node.open(config(disk.root), means=means) as node:
+    async with await Node.open(config(disk.root, segment_bytes), means=means) as node:
         with slow_reader(disk):
             await work(node, [main], clock, ROUNDS // 4)
         await node.create_store(LATE)
@@ -288,14 +308,14 @@ def means_of(disk: PowerCutDisk, files: Files, clock: FakeClock, seed: int) -> M
     )
 
 
-def config(data_dir: Path) -> Config:
+def config(data_dir: Path, segment_bytes: int = SEGMENT_BYTES) -> Config:
     """Everything small, so that a short life commits, rolls and truncates often."""
     return Config(
         data_dir=data_dir,
         stores=(StoreConfig(MAIN),),
         reader_pool_size=1,
         storage=StorageConfig(
-            segment_bytes=SEGMENT_BYTES,
+            segment_bytes=segment_bytes,
             reserve_bytes=8 * 1024,
             commit_rows=COMMIT_ROWS,
             wal_limit_bytes=64 * 1024,

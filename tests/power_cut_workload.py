@@ -241,7 +241,8 @@ class Workload:
             (6, self._reuse_id),
             (6, self._conflict),
             (12, self._condition),
-            (6, self._delete),
+            (4, self._delete),
+            (4, self._race),
             (8, self._snapshot),
         ]
         (chosen,) = self.rng.choices([call for _, call in choices], [weight for weight, _ in choices])
@@ -285,6 +286,23 @@ class Workload:
         condition = Condition(query, max(0, len(self.model.events) - self.rng.choice((0, 10, 30))))
         write = StreamWrite(self.rng.choice(STREAMS), ANY_VERSION, self._events(2))
         await self._write(store, [write], condition)
+
+    async def _race(self, store: Store) -> None:
+        """A delete, and at once an append on condition that nothing like the deleted stream's last event is there.
+
+        Both may be decided in one entry; the journal's replay must come to the same answer.
+        """
+        stream_id, other = self.rng.sample(STREAMS[1:], 2)
+        last = next((n for n, e in enumerate(reversed(self.model.events)) if e.stream_id == stream_id), None)
+        if last is None:
+            return
+        position = len(self.model.events) - last
+        event = self.model.events[position - 1]
+        condition = Condition(Query((QueryItem((event.event_type,), tuple(event.tags or ())),)), position - 1)
+        await asyncio.gather(
+            self._ask(store.streams.delete(stream_id), lambda _: self.model.deleted(stream_id, hard=False)),
+            self._write(store, [StreamWrite(other, ANY_VERSION, self._events(2))], condition),
+        )
 
     async def _delete(self, store: Store) -> None:
         # Of six streams one may go for ever, and only late: the others go on.

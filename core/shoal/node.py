@@ -90,8 +90,9 @@ class Node:
         self._contexts: dict[str, StoreContext] = {}
         self._readers: dict[str, StoreReaders] = {}
         self._closed = False
-        self._lock: Lock | None = None
-        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._locks: list[Lock] = []
+        self._loop = asyncio.get_running_loop()
+        self.failed: asyncio.Future[None] = self._loop.create_future()
         self.notes: list[str] = []
 
     # -- opening ---------------------------------------------------------------------------------
@@ -106,7 +107,7 @@ class Node:
         node = cls(config, means or Means(clock=clock))
         node._make_workers()
         try:
-            node._lock = await _run(node._writer_worker, partial(Lock, config.data_dir))
+            await _run(node._writer_worker, node._take_locks)
             await node._open()
         except BaseException:
             await _run(node._writer_worker, node._release)
@@ -130,7 +131,7 @@ class Node:
         self._journal, self._engine = opened.journal, opened.engine
         identity = self._journal.identity
         term = await _run(self._journal_worker, partial(self._elect, identity))
-        self._consensus = LocalConsensus(self._journal, self._journal_worker, term)
+        self._consensus = LocalConsensus(self._journal, self._journal_worker, term, self._give_reserve)
         self._engine.applied_index = self._consensus.commit_index
         self._engine.applied_term = term
         self._make_pipeline()
@@ -146,6 +147,11 @@ class Node:
             {"system_time": telemetry.system_time()},
             {"store_id": "*", "leader": identity.node_id, "previous_leader": None},
         )
+
+    def _take_locks(self) -> None:
+        """Of the data directory, and of those that stores have of their own."""
+        for directory in (self.config.data_dir, *(other.parent for other in self._other_directories())):
+            self._locks.append(Lock(directory))
 
     def _recover(self) -> Opened:
         """Recover the data directory, with the reserve's room if a full disk does not allow it without."""
@@ -178,7 +184,16 @@ class Node:
     def _elect(self, identity: Identity) -> int:
         if self._journal.last_index == 0:
             found_group(self._journal, identity.node_id, identity.incarnation)
-        return elect_self(self._journal, identity.node_id)
+        try:
+            return elect_self(self._journal, identity.node_id)
+        except DiskFull:
+            self._reserve.release()
+            return elect_self(self._journal, identity.node_id)
+
+    def _give_reserve(self) -> None:
+        """Make room for what frees room, on the journal's thread; appends wait until there is a reserve again."""
+        self._reserve.release()
+        self._loop.call_soon_threadsafe(self._on_full)
 
     def _make_pipeline(self) -> None:
         storage = self.config.storage
@@ -198,7 +213,7 @@ class Node:
             consensus=self._consensus,
             applier=self._writer,
             fetcher=ReadSetFetcher(
-                self._readers, pool=self._reader_worker, writer=self._writer_worker, engine=self._engine
+                self._readers, pool=self._reader_worker, writer=self._writer, engine=self._engine
             ),
             clock=self._means.clock,
             event_time=EventTime(),
@@ -285,8 +300,9 @@ class Node:
         readers = StoreReaders(
             self._engine.path_of(name),
             pool=self._reader_worker,
-            writer=self._writer_worker,
-            store=self._engine.stores[name],
+            pool_size=settings.reader_pool_size,
+            writer=self._writer,
+            store=partial(self._engine.stores.get, name),
             timeout_ms=settings.timeout_ms,
             failed=self._fail,
             vfs=self._means.vfs,
@@ -316,23 +332,23 @@ class Node:
     # -- housekeeping ----------------------------------------------------------------------------
 
     def _on_committed(self, report: Report) -> None:
+        if self._closed:
+            return
         self._sequencer.committed(report.index, report.positions)
         if self._journal.droppable(report.durable_index):
             self._journal_worker.submit(
                 partial(self._journal.drop_through, report.durable_index), self._on_journal_job
             )
         elif self._journal.droppable(report.index):
-            self._writer_worker.submit(self._engine.make_durable, self._on_durable)
+            self._writer.make_durable(self._on_durable)
         if self._journal.needs_spare():
             self._helper_worker.submit(self._journal.prepare_spare, self._on_journal_job)
 
     def _on_resumed(self) -> None:
         self._sequencer.resume()
 
-    def _on_durable(self, report: Report | BaseException) -> None:
-        if isinstance(report, BaseException):
-            self._fail(report)
-        elif self._journal.droppable(report.durable_index):
+    def _on_durable(self, report: Report) -> None:
+        if self._journal.droppable(report.durable_index) and not self._closed:
             self._journal_worker.submit(
                 partial(self._journal.drop_through, report.durable_index), self._on_journal_job
             )
@@ -365,6 +381,7 @@ class Node:
     def _fail(self, error: BaseException) -> None:
         if is_corrupt(error):
             self._helper_worker.submit(partial(mark_suspect, self._engine.directory))
+        self._sequencer.give_up(error)
         if not self.failed.done():
             self.failed.set_exception(error)
             self.failed.exception()  # whoever awaits it still gets it; nobody has to
@@ -437,9 +454,9 @@ class Node:
         if self._closed:
             return
         self._closed = True
-        broken = self.failed.done()
-        if not broken:
+        if not self.failed.done():
             await self._sequencer.close()
+        broken = self.failed.done()
         for context in self._contexts.values():
             context.close()
         self._writer.stop()
@@ -462,17 +479,24 @@ class Node:
         await asyncio.to_thread(self._writer_worker.close)
 
     def _finish(self, *, commit: bool) -> None:
-        if commit:
-            self._engine.commit()
-        for readers in self._readers.values():
-            readers.close()
-        self._engine.close()
-        self._journal.close()
-        self._release()
+        try:
+            if commit:
+                self._engine.commit()
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            self._engine.rollback()  # the journal has it
+        finally:
+            for readers in self._readers.values():
+                readers.close()
+            self._engine.close()
+            self._journal.close()
+            self._release()
 
     def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
+        for lock in self._locks:
+            lock.close()
+        self._locks.clear()
 
 
 async def _run(worker: Worker, job: Callable[[], T]) -> T:

@@ -95,7 +95,7 @@ class Shoald:
         host, port = split_address(self._config.listen)
         try:
             return await asyncio.get_running_loop().create_server(
-                lambda: self._connections(),
+                self._connections,
                 host,
                 port,
                 ssl=tls,

@@ -20,7 +20,13 @@ async def test_append_answers_where_the_events_are(board: Board) -> None:
     """201 with versions, position, ETag and the place of the first event."""
     reply = await board.append("s", 1, 2)
     assert reply.status == 201
-    assert reply.json == {"stream_id": "s", "first_version": 0, "version": 1, "position": 2, "duplicate": False}
+    assert reply.json == {
+        "stream_id": "s",
+        "first_version": 0,
+        "version": 1,
+        "position": 2,
+        "duplicate": False,
+    }
     assert reply.headers["ETag"] == '"1"'
     assert (await board.call("GET", reply.headers["Location"])).json["data"] == 1
 
@@ -169,7 +175,9 @@ async def test_an_empty_batch_answers_the_current_version(board: Board) -> None:
 
 async def test_payload_bytes_come_back_as_they_were_sent(board: Board) -> None:
     """Big numbers, spaces and key order are the client's; line breaks between tokens become spaces."""
-    body = b'[{"event_type":"t","data":{ "z": 1.50, "a": 123456789012345678901234567890 },"tags":["b","a","b"]}]'
+    body = (
+        b'[{"event_type":"t","data":{ "z": 1.50, "a": 123456789012345678901234567890 },"tags":["b","a","b"]}]'
+    )
     assert (await board.call("POST", "/v1/streams/s", body)).status == 201
     reply = await board.call("GET", "/v1/streams/s/0")
     assert b'{ "z": 1.50, "a": 123456789012345678901234567890 }' in reply.body
@@ -190,7 +198,9 @@ async def test_cbor_goes_in_and_comes_out(board: Board) -> None:
     reply = await board.call("POST", "/v1/streams/s", cbor2.dumps({"events": [event]}), headers=CBOR)
     assert reply.status == 201
     assert cbor2.loads(reply.body)["version"] == 0
-    read = cbor2.loads((await board.call("GET", "/v1/streams/s", headers={"Accept": "application/cbor"})).body)
+    read = cbor2.loads(
+        (await board.call("GET", "/v1/streams/s", headers={"Accept": "application/cbor"})).body
+    )
     assert read["events"][0]["data"] == event["data"]
     assert read["events"][0]["metadata"] == event["metadata"]
     as_json = (await board.call("GET", "/v1/streams/s/0")).json

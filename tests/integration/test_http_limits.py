@@ -1,4 +1,4 @@
-"""What a board does with clients that are slow, too many, too big, or speak no HTTP: it answers or closes, and stores nothing."""
+"""Clients that are slow, too many, too big, or speak no HTTP: the board answers or closes, and stores nothing."""
 
 from __future__ import annotations
 
@@ -125,7 +125,9 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_read(tmp_path: Path
         told = await board.raw(HEAD + b"Content-Length: 999999999\r\n\r\n", until_closed=False)
         assert b" 413 " in told.splitlines()[0]
         body = b"".join(b"80\r\n" + b" " * 128 + b"\r\n" for _ in range(20))
-        untold = await board.raw(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body + b"0\r\n\r\n", until_closed=False)
+        untold = await board.raw(
+            HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body + b"0\r\n\r\n", until_closed=False
+        )
         assert b" 413 " in untold.splitlines()[0]
         exact = EVENT + b" " * (1024 - len(EVENT))
         assert (await board.call("POST", "/v1/streams/s", exact + b" ")).code == "body-too-large"
@@ -139,7 +141,9 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_read(tmp_path: Path
         ("limits.event_bytes", 10, ["x" * 20]),
     ],
 )
-async def test_events_over_a_limit_are_413(tmp_path: Path, limit: str, value: int, events: list[object]) -> None:
+async def test_events_over_a_limit_are_413(
+    tmp_path: Path, limit: str, value: int, events: list[object]
+) -> None:
     async with running_board(tmp_path, {limit: value}) as board:
         reply = await board.append("s", *events)
         assert (reply.status, reply.code) == (413, "body-too-large")

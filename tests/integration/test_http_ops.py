@@ -122,7 +122,9 @@ async def test_what_is_not_there_is_404(shared_board: Board, method: str, path: 
         ("PROPFIND", "/v1/events", "GET"),
     ],
 )
-async def test_another_method_is_405_and_says_which(board: Board, method: str, path: str, allowed: str) -> None:
+async def test_another_method_is_405_and_says_which(
+    board: Board, method: str, path: str, allowed: str
+) -> None:
     reply = await board.call(method, path)
     assert (reply.status, reply.code, reply.headers["Allow"]) == (405, "invalid-request", allowed)
 

@@ -37,7 +37,12 @@ async def test_a_stream_is_read_in_pages_both_ways(board: Board) -> None:
 async def test_reading_past_the_head_is_an_empty_page(board: Board) -> None:
     await board.append("s", 1)
     reply = await board.call("GET", "/v1/streams/s?from=7")
-    assert (reply.status, reply.json["events"], reply.json["next"], reply.json["version"]) == (200, [], None, 0)
+    assert (reply.status, reply.json["events"], reply.json["next"], reply.json["version"]) == (
+        200,
+        [],
+        None,
+        0,
+    )
 
 
 async def test_an_event_says_all_about_itself(board: Board) -> None:
@@ -90,7 +95,21 @@ async def test_one_id_in_two_streams_is_ambiguous(board: Board) -> None:
     assert (await board.call("GET", "/v1/events/same?stream=b")).json["stream_id"] == "b"
 
 
-STRANGE = ["a/b", "%", "ü", "a b", "a+b", "~", "*", "a?b#c", "\n", "snapshots", "...", "\U0001f41f", "x" * 512]
+STRANGE = [
+    "a/b",
+    "%",
+    "ü",
+    "a b",
+    "a+b",
+    "~",
+    "*",
+    "a?b#c",
+    "\n",
+    "snapshots",
+    "...",
+    "\U0001f41f",
+    "x" * 512,
+]
 
 
 @pytest.mark.parametrize("stream", STRANGE)
@@ -103,7 +122,23 @@ async def test_strange_ids_are_carried_percent_encoded(board: Board, stream: str
 
 
 @pytest.mark.parametrize(
-    "raw", ["", ".", "..", "%2E", "%2e%2E", "%00", "a%00b", "%", "%4", "%zz", "%FF", "%C3%28", "x" * 513, "%C3%BC" * 257]
+    "raw",
+    [
+        "",
+        ".",
+        "..",
+        "%2E",
+        "%2e%2E",
+        "%00",
+        "a%00b",
+        "%",
+        "%4",
+        "%zz",
+        "%FF",
+        "%C3%28",
+        "x" * 513,
+        "%C3%BC" * 257,
+    ],
 )
 async def test_bad_ids_are_400_whatever_the_method(board: Board, raw: str) -> None:
     for method, body in (("GET", None), ("POST", [])):
@@ -225,7 +260,13 @@ async def test_all_events_are_read_by_position_and_selected(board: Board) -> Non
 
 async def test_a_query_selects_by_items(board: Board) -> None:
     """Types are alternatives, tags all needed, items alternatives."""
-    await board.append("s", *({"event_type": t, "data": t, "tags": list(tags)} for t, tags in [("x", "pq"), ("y", "p"), ("x", "q")]))
+    await board.append(
+        "s",
+        *(
+            {"event_type": t, "data": t, "tags": list(tags)}
+            for t, tags in [("x", "pq"), ("y", "p"), ("x", "q")]
+        ),
+    )
     cases: list[tuple[Any, list[str]]] = [
         ({"items": [{"types": ["x"], "tags": ["p"]}]}, ["x"]),
         ({"items": [{"types": ["x", "y"]}]}, ["x", "y", "x"]),
@@ -265,7 +306,11 @@ async def test_snapshots_are_saved_listed_and_deleted(board: Board) -> None:
         assert (await board.call("PUT", f"{base}/{version}", state)).status == 204
     listed = (await board.call("GET", base)).json["snapshots"]
     assert [each["version"] for each in listed] == [0, 1, 2]
-    assert (listed[0]["stream_id"], listed[0]["data"], listed[0]["metadata"]) == ("s", {"sum": 0}, {"by": "test"})
+    assert (listed[0]["stream_id"], listed[0]["data"], listed[0]["metadata"]) == (
+        "s",
+        {"sum": 0},
+        {"by": "test"},
+    )
     assert (await board.call("GET", f"{base}/latest")).json == listed[2]
     assert (await board.call("GET", f"{base}/1")).json == listed[1]
     assert (await board.call("DELETE", f"{base}/1")).status == 204

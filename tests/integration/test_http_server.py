@@ -34,7 +34,9 @@ async def start(*arguments: str, environ: Mapping[str, str] | None = None) -> Pr
 
 
 @asynccontextmanager
-async def running(*arguments: str, environ: Mapping[str, str] | None = None) -> AsyncIterator[tuple[Process, str]]:
+async def running(
+    *arguments: str, environ: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Process, str]]:
     """A process and the first line that it printed."""
     process = await start(*arguments, environ=environ)
     assert process.stdout is not None
@@ -95,22 +97,28 @@ async def test_leaving_finishes_what_is_under_way(tmp_path: Path, number: int) -
             idle, idle_writer = await asyncio.open_connection(host, int(port))
             reader, writer = await asyncio.open_connection(host, int(port))
             body = json.dumps(EVENTS).encode()
-            head = f"POST /v1/streams/s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = (
+                "POST /v1/streams/s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                f"Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n"
+            )
             writer.write(head.encode() + body[:5])
             await reader.readuntil(b"100 Continue\r\n\r\n")
             process.send_signal(number)
             assert await asyncio.wait_for(idle.read(), 10) == b""
             await asyncio.wait_for(tail.content.read(), 10)
-            with pytest.raises(OSError, match="refused|Connect"):
+            with pytest.raises(OSError, match=r"refused|Connect"):
                 await asyncio.open_connection(host, int(port))
             writer.write(body[5:])
             assert b" 201 " in await asyncio.wait_for(reader.readline(), 10)
             for each in (writer, idle_writer):
                 each.close()
         assert await asyncio.wait_for(process.wait(), 20) == 0
-    async with running(*here(tmp_path)) as (_, line), aiohttp.ClientSession() as session:
-        async with session.get(f"{line.split()[3]}/v1/streams/s/0") as answer:
-            assert answer.status == 200
+    async with (
+        running(*here(tmp_path)) as (_, line),
+        aiohttp.ClientSession() as session,
+        session.get(f"{line.split()[3]}/v1/streams/s/0") as answer,
+    ):
+        assert answer.status == 200
 
 
 async def test_an_idle_node_stays_below_60_mb(tmp_path: Path) -> None:
@@ -228,7 +236,14 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("host", "alone"),
-    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False)]
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+    ]
     + [("192.168.1.4", False), ("example.org", False), ("127.0.0.1.example.org", False)],
 )
 def test_only_loopback_counts_as_alone(host: str, alone: bool) -> None:

@@ -45,7 +45,6 @@ async def tail(board: Board, path: str, headers: dict[str, str] | None = None) -
         yield Tail(answer)
 
 
-
 async def test_a_tail_catches_up_says_so_once_and_goes_on_live(tmp_path: Path) -> None:
     async with running_board(tmp_path) as board:
         await board.append("a", 1)
@@ -107,7 +106,10 @@ async def test_line_breaks_inside_a_payload_do_not_break_the_stream(tmp_path: Pa
 
 
 async def test_silence_is_filled_with_comments(tmp_path: Path) -> None:
-    async with running_board(tmp_path, {"http.heartbeat_ms": 20}) as board, tail(board, "/v1/events") as events:
+    async with (
+        running_board(tmp_path, {"http.heartbeat_ms": 20}) as board,
+        tail(board, "/v1/events") as events,
+    ):
         assert (await events.block())["event"] == "caught-up"
         assert list(await events.block()) == [""]
         assert list(await events.block()) == [""]
@@ -138,12 +140,12 @@ async def test_a_stalled_reader_loses_nothing(tmp_path: Path) -> None:
         for batch in range(40):
             reply = await board.append("a", *([batch * 25 + each, filler] for each in range(25)))
             assert reply.status == 201
-        stalled.setblocking(False)  # noqa: FBT003 - the socket's own interface
+        stalled.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=stalled)
         numbers: list[int] = []
         while len(numbers) < 1000:
             line = await reader.readuntil(b"\n")
-            if line.startswith(b"data: {\"stream_id"):
+            if line.startswith(b'data: {"stream_id'):
                 numbers.append(json.loads(line.removeprefix(b"data: "))["data"][0])
         writer.close()
         await writer.wait_closed()

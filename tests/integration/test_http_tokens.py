@@ -75,7 +75,9 @@ async def test_each_role_may_what_it_says_and_no_more(tmp_path: Path) -> None:
                 assert (reply.status == 403) is (RANK[role] < RANK[needed]), (role, method, path, reply)
 
 
-@pytest.mark.parametrize("value", [None, "", "Bearer", "Bearer ", "Bearer nope", "Basic YTpi", "nope", "Bearer a b"])
+@pytest.mark.parametrize(
+    "value", [None, "", "Bearer", "Bearer ", "Bearer nope", "Basic YTpi", "nope", "Bearer a b"]
+)
 async def test_without_a_good_token_nobody_gets_in(tmp_path: Path, value: str | None) -> None:
     await add(tmp_path, "admin")
     headers = {} if value is None else {"Authorization": value}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from power_cut_check import SEGMENT_BYTES
-from power_cut_jobs import IMAGES_AFTER, Job, Outcome, log_shape, run
+from power_cut_jobs import IMAGES_AFTER, Job, Outcome, log_shape, replay, run
 from power_cut_mutants import MUTANTS
 
 from shoal.raft.log import Kind
@@ -83,6 +83,12 @@ def test_a_broken_rule_is_found(pool: ProcessPoolExecutor, mutant: str) -> None:
     """Proof that the images can fail: each rule of storage.md broken on purpose shows."""
     outcome = pool.submit(run, Job(seed=1, count=800, mutant=mutant)).result()
     assert outcome.failed, f"{outcome.images} images, and nobody noticed: {mutant}"
+
+
+def test_a_replay_of_the_whole_journal_decides_as_the_life_did(pool: ProcessPoolExecutor) -> None:
+    """All databases lost, the journal kept: every event, stream and snapshot comes back, and no other."""
+    problems = [problem for problem in pool.map(replay, range(100, 116)) if problem is not None]
+    assert not problems, "\n".join(problems)
 
 
 def test_the_same_seed_writes_the_same_log(pool: ProcessPoolExecutor) -> None:

@@ -1,65 +1,46 @@
-"""Schemathesis reads `/openapi.json` and tries to catch the board doing what the document does not say."""
+"""Schemathesis reads `/openapi.json` of a real board and tries to catch it doing what the document does not say."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
+import sys
+from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
-from typing import Any
 
-import pytest
-import schemathesis
-from http_board import configured
-from hypothesis import HealthCheck, settings
-from schemathesis.checks import load_all_checks
+from http_board import running_board
 
-from shoal.server import Shoald
+# A read that waits for a position which never comes is answered by 503, as documented, but slowly. And what no schema
+# says may be refused: a version expected both here and there, data both as it is and as base64, 1.0 for a whole number.
+CONFIG = """
+[parameters]
+"query.wait_for" = 0
 
-load_all_checks()
+[checks]
+positive_data_acceptance.expected-statuses = ["2xx", 404, 409, 410, 412]
 
+[[operations]]
+include-method = "POST"
+checks.positive_data_acceptance.enabled = false
+"""
 
-class Background:
-    """A board with a real node on a loop and thread of its own, since schemathesis is not asynchronous."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self._data_dir = data_dir
-        self._ready: asyncio.Future[str]
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-        self._thread.start()
-        assert self._started.wait(20)
-
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        async with Shoald(configured(self._data_dir)) as shoald:
-            self.url = shoald.urls[0]
-            self._started.set()
-            await self._stop.wait()
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+# Stores are dropped by one of these, under the feet of the others.
+LEFT_OUT = "^/v1/stores"
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Background]:
-    board = Background(tmp_path_factory.mktemp("board"))
-    yield board
-    board.close()
-
-
-@pytest.fixture(scope="module")
-def api(running: Background) -> Any:
-    return schemathesis.openapi.from_url(f"{running.url}/openapi.json").include(path_regex=r"^/(?!v1/stores/\{store\}/)")
-
-
-schema = schemathesis.pytest.from_fixture("api")
-
-
-@schema.parametrize()
-@settings(max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True)
-def test_the_board_does_what_its_document_says(case: Any) -> None:
-    """Statuses, media types, headers and bodies as documented; what breaks the schema is refused; no server error."""
-    case.call_and_validate(timeout=10)
+async def test_the_board_does_what_its_document_says(tmp_path: Path) -> None:
+    """Statuses, media types, headers, bodies as documented; what breaks the schema is refused; nothing fails."""
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(CONFIG)
+    command = Path(sys.executable).with_name("schemathesis")
+    async with running_board(tmp_path / "data") as board:
+        process = await asyncio.create_subprocess_exec(
+            *(str(command), "--config-file", str(config), "run", f"{board.url}/openapi.json"),
+            *("--phases", "examples,coverage,fuzzing", "--max-examples", "10", "--seed", "1"),
+            *("--exclude-path-regex", LEFT_OUT, "--request-timeout", "10", "--no-color"),
+            stdout=PIPE,
+            stderr=STDOUT,
+            cwd=tmp_path,
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), 100)
+        assert process.returncode == 0, output.decode()
+        assert (await board.call("GET", "/readyz")).status == 200

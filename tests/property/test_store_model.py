@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from msgspec import structs
 
 from shoal import sync
+from shoal.client import connect
 from shoal.config import Config, StorageConfig
 from shoal.errors import (
     ConditionFailed,
@@ -21,6 +24,8 @@ from shoal.errors import (
     StreamTombstoned,
     WrongExpectedVersion,
 )
+from shoal.server import Shoald
+from shoal.store.api import Store
 from shoal.types import (
     ANY_VERSION,
     STREAM_EXISTS,
@@ -37,7 +42,8 @@ TYPES = ["x", "y", "z"]
 TAGS = ["s", "t"]
 
 stream_ids = st.sampled_from(STREAMS)
-versions = st.sampled_from([-2, -2, -2, -1, -4]) | st.integers(0, 12)
+versions = st.sampled_from([-2, -2, -2, -2, -2, -2, -1, -1, -4, -4, 0, 1, 2, 3])
+seldom = st.integers(0, 9).map(lambda drawn: drawn == 7)
 new_events = st.builds(
     NewEvent,
     event_type=st.sampled_from(TYPES),
@@ -176,6 +182,20 @@ def outcome(call: Any) -> tuple[Any, ...]:
         return (type(error),)
 
 
+CONFIG = Config(
+    listen="127.0.0.1:0",
+    telemetry_handlers=(),
+    storage=StorageConfig(segment_bytes=1024 * 1024, reserve_bytes=1024 * 1024, commit_rows=5),
+)
+
+
+@asynccontextmanager
+async def served(data_dir: Path) -> AsyncIterator[Store]:
+    """A store behind a whole server, both on the same loop."""
+    async with Shoald(structs.replace(CONFIG, data_dir=data_dir)) as shoald, connect(*shoald.urls) as store:
+        yield store
+
+
 class StoreMachine(RuleBasedStateMachine):
     """Does the same to an embedded store and to the model."""
 
@@ -186,17 +206,17 @@ class StoreMachine(RuleBasedStateMachine):
         self._open()
 
     def _open(self) -> None:
-        storage = StorageConfig(segment_bytes=1024 * 1024, reserve_bytes=1024 * 1024, commit_rows=5)
-        self.store = sync.open(data_dir=Path(self.folder.name), config=Config(storage=storage))
+        self.store = sync.open(data_dir=Path(self.folder.name), config=CONFIG)
 
     def teardown(self) -> None:
         self.store.close()
         self.folder.cleanup()
 
-    @rule()
-    def reopen(self) -> None:
-        self.store.close()
-        self._open()
+    @rule(really=seldom)
+    def reopen(self, really: bool) -> None:
+        if really:
+            self.store.close()
+            self._open()
 
     @rule(stream_id=stream_ids, expected=versions, events=batches)
     def append(self, stream_id: str, expected: int, events: list[NewEvent]) -> None:
@@ -231,11 +251,11 @@ class StoreMachine(RuleBasedStateMachine):
             max_size=3,
             unique_by=lambda write: write.stream_id,
         ),
-        query=st.none() | queries,
-        back=st.integers(0, 6),
+        query=queries,
+        back=st.sampled_from([None, 0, 0, 1, 2, 5]),
     )
-    def append_many(self, writes: list[StreamWrite], query: Query | None, back: int) -> None:
-        condition = None if query is None else Condition(query, max(0, self.model.position - back))
+    def append_many(self, writes: list[StreamWrite], query: Query, back: int | None) -> None:
+        condition = None if back is None else Condition(query, max(0, self.model.position - back))
 
         def real() -> list[tuple[int, int, bool]]:
             result = self.store.streams.append_many(writes, condition)
@@ -243,7 +263,7 @@ class StoreMachine(RuleBasedStateMachine):
 
         assert outcome(real) == outcome(lambda: self.model.append(writes, condition))
 
-    @rule(stream_id=stream_ids, hard=st.sampled_from([False, False, False, True]))
+    @rule(stream_id=stream_ids, hard=seldom)
     def delete(self, stream_id: str, hard: bool) -> None:
         if self.model.streams[stream_id].tombstoned and not hard:
             return
@@ -344,5 +364,14 @@ class StoreMachine(RuleBasedStateMachine):
         return found
 
 
+class HttpStoreMachine(StoreMachine):
+    """The same over HTTP."""
+
+    def _open(self) -> None:
+        self.store = sync.Store(lambda: served(Path(self.folder.name)))
+
+
 TestEmbeddedStore = StoreMachine.TestCase
-TestEmbeddedStore.settings = settings(settings.default, max_examples=15, stateful_step_count=30)
+TestEmbeddedStore.settings = settings(settings.default, max_examples=30, stateful_step_count=30)
+TestHttpStore = HttpStoreMachine.TestCase
+TestHttpStore.settings = settings(settings.default, max_examples=10, stateful_step_count=30)

@@ -20,7 +20,12 @@ def test_a_token_is_kept_as_its_hash_alone(tmp_path: Path) -> None:
     (kept,) = json.loads(content)["tokens"]
     assert kept["sha256"] == hashlib.sha256(text.encode()).hexdigest()
     assert kept["id"] == kept["sha256"][:12]
-    assert (kept["role"], kept["name"], kept["streams"], kept["created_us"]) == ("append", "kitchen", ["board-*"], 7)
+    assert (kept["role"], kept["name"], kept["streams"], kept["created_us"]) == (
+        "append",
+        "kitchen",
+        ["board-*"],
+        7,
+    )
 
 
 def test_only_its_owner_reads_the_file(tmp_path: Path) -> None:

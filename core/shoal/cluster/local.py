@@ -7,11 +7,13 @@ place on the same files.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
 
 from shoal import telemetry
+from shoal.errors import DiskFull
 from shoal.raft.log import Configuration, HardState, Kind, Member
 from shoal.store.ports import Proposed
 
@@ -58,13 +60,19 @@ def elect_self(log: Log, node_id: str) -> int:
 
 
 class LocalConsensus:
-    """Proposes by writing to the own journal. One proposal at a time."""
+    """Proposes by writing to the own journal. One proposal at a time.
+
+    `give_reserve` is called on the journal's thread when a proposal that may use the reserve needs its room.
+    """
 
     role = "leader"
 
-    def __init__(self, log: Log, worker: LogWorker, term: int) -> None:
+    def __init__(
+        self, log: Log, worker: LogWorker, term: int, give_reserve: Callable[[], None]
+    ) -> None:
         self._log = log
         self._worker = worker
+        self._give_reserve = give_reserve
         self.term = term
         self.commit_index = log.last_index
 
@@ -87,4 +95,13 @@ class LocalConsensus:
                 )
                 done(Proposed(index, self.term))
 
-        self._worker.submit(lambda: self._log.append_records((record,), use_reserve=use_reserve), finish)
+        self._worker.submit(partial(self._append, record, use_reserve=use_reserve), finish)
+
+    def _append(self, record: tuple[Kind, int, int, bytes], *, use_reserve: bool) -> int:
+        try:
+            return self._log.append_records((record,), use_reserve=use_reserve)
+        except DiskFull:
+            if not use_reserve:
+                raise
+            self._give_reserve()
+            return self._log.append_records((record,), use_reserve=True)

@@ -27,7 +27,7 @@ from shoal.errors import (
 from shoal.http import answers, bodies, negotiation, params, problems
 from shoal.http.context import Call
 from shoal.http.events import QueryItems
-from shoal.http.params import ExpectedVersion, NoQuery, Position
+from shoal.http.params import ExpectedVersion, NoQuery, Position, Text
 from shoal.http.routing import Answer, Body, Route
 from shoal.model.commands import ProposedEvent, Write
 from shoal.model.payload import (
@@ -67,32 +67,31 @@ _CONFLICTS: Final = (
 
 _Payload = Annotated[Raw, Meta(description="Any JSON value; either this or `data_base64`.")]
 _Object = Annotated[Raw, Meta(extra_json_schema={"type": ["object", "null"]})]
-_Type = Annotated[str, Meta(min_length=1)]
-_Tags = Annotated[list[_Type], Meta(description="Kept as sent, in order.")]
+_Tags = Annotated[list[Text], Meta(description="Kept as sent, in order.")]
 
 
 class SentEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """An event as sent in JSON. Without `event_id` the store makes a UUIDv7."""
 
-    event_type: _Type
+    event_type: Text
     data: _Payload | UnsetType = UNSET
     metadata: _Object | UnsetType = UNSET
     tags: _Tags | None = None
-    event_id: _Type | None = None
+    event_id: Text | None = None
     data_base64: str | None = None
-    data_content_type: _Type | None = None
+    data_content_type: Text | None = None
 
 
 class SentValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """An event as sent in CBOR, where `data` may hold byte strings."""
 
-    event_type: _Type
+    event_type: Text
     data: Any = UNSET
     metadata: dict[str, Any] | None = None
     tags: _Tags | None = None
-    event_id: _Type | None = None
+    event_id: Text | None = None
     data_base64: str | None = None
-    data_content_type: _Type | None = None
+    data_content_type: Text | None = None
 
 
 class SentEvents(msgspec.Struct, Generic[E], frozen=True, forbid_unknown_fields=True):
@@ -112,7 +111,7 @@ class SentCondition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SentWrite(msgspec.Struct, Generic[E], frozen=True, forbid_unknown_fields=True):
     """One stream's part of an append to several."""
 
-    stream_id: _Type
+    stream_id: Text
     events: list[E]
     expected_version: ExpectedVersion = ANY_VERSION
 
@@ -158,7 +157,9 @@ async def append(call: Call, query: AppendQuery) -> web.StreamResponse:
     new = bool(proposed) and not appended.duplicate
     if new:
         headers["Location"] = f"{call.request.raw_path.partition('?')[0]}/{appended.first_version}"
-    answer = answers.Appended(stream_id, appended.first_version, version, appended.position, appended.duplicate)
+    answer = answers.Appended(
+        stream_id, appended.first_version, version, appended.position, appended.duplicate
+    )
     if media != JSON:
         return call.answer(answer, status=201 if new else 200, headers=headers | {"Content-Type": media})
     return web.Response(status=201 if new else 200, body=_encode(answer), headers=headers)
@@ -175,16 +176,16 @@ async def append_many(call: Call, query: NoQuery) -> web.StreamResponse:
         call.access.check_unlimited("a condition")
         condition = Condition(sent.condition.query.as_query(limits, "/condition/query"), sent.condition.after)
     many = await call.store.streams.append_proposed(writes, condition)
-    results = [answers.AppendedToStream(each.stream_id, each.first_version, int(each)) for each in many.results]
+    results = [
+        answers.AppendedToStream(each.stream_id, each.first_version, int(each)) for each in many.results
+    ]
     new = not many.duplicate and any(write.events for write in writes)
     return call.answer(
         answers.AppendedToMany(many.position, results, many.duplicate), status=201 if new else 200
     )
 
 
-def _read_events(
-    raw: bytes, content_type: str | None, limits: Limits
-) -> tuple[_Sent, int | UnsetType, str]:
+def _read_events(raw: bytes, content_type: str | None, limits: Limits) -> tuple[_Sent, int | UnsetType, str]:
     """The events of a body, the version it expects, and where in it they are."""
     if negotiation.body_type(content_type) == CBOR:
         value = decode_cbor(raw, bodies.deeper(limits, _ARRAY_DEPTH + 1))
@@ -224,7 +225,8 @@ def _check_writes(call: Call, sent: _Writes) -> None:
     limits = call.context.limits
     if len(sent.writes) > limits.writes_per_append:
         raise BodyTooLarge(
-            f"{len(sent.writes)} writes in one append, {limits.writes_per_append} are allowed", pointer="/writes"
+            f"{len(sent.writes)} writes in one append, {limits.writes_per_append} are allowed",
+            pointer="/writes",
         )
     total = sum(len(write.events) for write in _parts(sent))
     if total > limits.events_per_append:
@@ -237,7 +239,9 @@ def _check_writes(call: Call, sent: _Writes) -> None:
         check_writable_stream_id(write.stream_id, limits, pointer)
         call.access.check(write.stream_id)
         if write.stream_id in seen:
-            raise InvalidRequest(f"the stream {write.stream_id!r} is there twice, make it one write", pointer=pointer)
+            raise InvalidRequest(
+                f"the stream {write.stream_id!r} is there twice, make it one write", pointer=pointer
+            )
         seen.add(write.stream_id)
 
 
@@ -265,7 +269,9 @@ def _propose(sent: SentEvent | SentValue, new_id: bytes, limits: Limits) -> Prop
     if sent.data is UNSET:
         _refuse_data("an event needs data, or data_base64")
     metadata = None if sent.metadata is UNSET else _metadata(sent.metadata)
-    return propose(sent.event_type, bytes(sent.data), None, metadata, None, sent.tags, sent.event_id, new_id, limits)
+    return propose(
+        sent.event_type, bytes(sent.data), None, metadata, None, sent.tags, sent.event_id, new_id, limits
+    )
 
 
 def _metadata(sent: Raw) -> bytes | None:
@@ -325,7 +331,9 @@ def _header_condition(call: Call) -> int | None:
         raise InvalidRequest("If-Match and If-None-Match exclude each other", pointer="If-Match")
     if none_match is not None:
         if none_match != "*":
-            raise InvalidRequest("If-None-Match must be *, for a stream that must not exist", pointer="If-None-Match")
+            raise InvalidRequest(
+                "If-None-Match must be *, for a stream that must not exist", pointer="If-None-Match"
+            )
         return NO_STREAM
     if match == "*":
         return STREAM_EXISTS
@@ -336,7 +344,9 @@ def _header_condition(call: Call) -> int | None:
 
 
 def _one_expectation(in_query: int | None, in_body: int | UnsetType, in_header: int | None) -> int:
-    given = [version for version in (in_query, in_body, in_header) if version is not None and version is not UNSET]
+    given = [
+        version for version in (in_query, in_body, in_header) if version is not None and version is not UNSET
+    ]
     if len(given) > 1:
         raise InvalidRequest(
             "the expected version is given more than once: in the query, the body or a header",

@@ -36,13 +36,16 @@ class Access:
         """Raises Forbidden when the token is not for this stream."""
         if self.patterns and not any(matches(stream_id) for matches in _predicates(self.patterns)):
             raise Forbidden(
-                f"the token is for the streams {', '.join(self.patterns)}, not for {stream_id!r}", stream_id=stream_id
+                f"the token is for the streams {', '.join(self.patterns)}, not for {stream_id!r}",
+                stream_id=stream_id,
             )
 
     def check_unlimited(self, what: str) -> None:
         """Raises Forbidden when the token is for some streams only."""
         if self.patterns:
-            raise Forbidden(f"{what} needs a token for all streams, this one is for {', '.join(self.patterns)}")
+            raise Forbidden(
+                f"{what} needs a token for all streams, this one is for {', '.join(self.patterns)}"
+            )
 
     def confine(self, pattern: str | None) -> str | None:
         """The stream pattern for a read over all streams: within the token's own. Raises Forbidden."""

@@ -73,7 +73,9 @@ class BodyReader:
         return b"".join(chunks)
 
     def _too_large(self, size: int) -> BodyTooLarge:
-        return BodyTooLarge(f"the body has {size} bytes or more, {self._limit} are allowed", limit=self._limit)
+        return BodyTooLarge(
+            f"the body has {size} bytes or more, {self._limit} are allowed", limit=self._limit
+        )
 
 
 def deeper(limits: Limits, levels: int) -> Limits:

@@ -105,7 +105,16 @@ class Connection(web.RequestHandler):
     The head of a request is awaited while aiohttp has parsed no more requests than were answered.
     """
 
-    __slots__ = ("_answers", "_guard", "_head_bytes", "_head_since", "_head_timer", "_patient", "_stall_timer", "_time")
+    __slots__ = (
+        "_answers",
+        "_guard",
+        "_head_bytes",
+        "_head_since",
+        "_head_timer",
+        "_patient",
+        "_stall_timer",
+        "_time",
+    )
 
     def __init__(self, server: Connections) -> None:
         loop = asyncio.get_running_loop()
@@ -230,7 +239,9 @@ class _Refusal(asyncio.Protocol):
         self._limit = limit
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        error = errors.Unavailable(f"{self._limit} connections are open, the most that http.max_connections allows")
+        error = errors.Unavailable(
+            f"{self._limit} connections are open, the most that http.max_connections allows"
+        )
         body = problems.encode(error)
         head = (
             f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {problems.PROBLEM_TYPE}\r\n"

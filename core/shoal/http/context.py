@@ -120,7 +120,12 @@ class Call:
     __slots__ = ("access", "context", "ids", "request", "route")
 
     def __init__(
-        self, context: Context, request: web.BaseRequest, route: Route[Any], ids: Mapping[str, str], access: Access
+        self,
+        context: Context,
+        request: web.BaseRequest,
+        route: Route[Any],
+        ids: Mapping[str, str],
+        access: Access,
     ) -> None:
         self.context = context
         self.request = request
@@ -175,7 +180,9 @@ class Call:
             import cbor2
 
             response = web.Response(
-                status=status, body=cbor2.dumps(msgspec.to_builtins(value, builtin_types=(bytes,))), content_type=media
+                status=status,
+                body=cbor2.dumps(msgspec.to_builtins(value, builtin_types=(bytes,))),
+                content_type=media,
             )
         if headers:
             response.headers.update(headers)

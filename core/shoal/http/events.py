@@ -29,7 +29,9 @@ class EventsRead(ReadQuery, frozen=True, kw_only=True):
     types: Texts | None = None
     tags: Texts | None = None
     tags_match: Literal["any", "all"] = "any"
-    stream_pattern: Annotated[str, Meta(min_length=1, description="`*` any run, `?` one character.")] | None = None
+    stream_pattern: (
+        Annotated[str, Meta(min_length=1, description="`*` any run, `?` one character.")] | None
+    ) = None
     system: bool = False
 
 
@@ -68,6 +70,7 @@ class SentQuery(QueryItems, frozen=True, forbid_unknown_fields=True):
 async def read(call: Call, query: EventsRead) -> web.StreamResponse:
     """Events in position order, as a page or live."""
     media = call.media(*_READ_MEDIA)
+    resumed = sse.last_event_id(call)
     pattern = call.access.confine(query.stream_pattern)
     selection = EventFilter(
         types=query.types or (),
@@ -76,12 +79,20 @@ async def read(call: Call, query: EventsRead) -> web.StreamResponse:
         stream_pattern=pattern,
         system=query.system or (pattern or "").startswith("$"),
     )
-    check_filter(selection, call.context.limits)
+    _check(selection, call.context.limits)
     if media == negotiation.SSE:
         sse.check_live(query.direction, query.limit)
-        return await sse.tail_all(call, selection, query.after or 0)
+        return await sse.tail_all(call, selection, (query.after or 0) if resumed is None else resumed)
     page = await call.store.streams.read_events(selection, query.after, query.limit, query.direction)
     return call.answer_read(answers.all_page(page, media))
+
+
+def _check(selection: EventFilter, limits: Limits) -> None:
+    """As `check_filter`, with parameters named as such. Raises InvalidRequest."""
+    try:
+        check_filter(selection, limits)
+    except InvalidRequest as error:
+        raise InvalidRequest(error.detail.removeprefix("/"), pointer=error.pointer.removeprefix("/")) from error
 
 
 async def query_events(call: Call, query: ReadQuery) -> web.StreamResponse:

@@ -17,7 +17,11 @@ _encode: Final = msgspec.json.Encoder().encode
 
 def one_line(document: bytes) -> bytes:
     """JSON without line breaks: a payload kept as sent may have them, between tokens only."""
-    return document.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in document or b"\r" in document else document
+    return (
+        document.replace(b"\n", b" ").replace(b"\r", b" ")
+        if b"\n" in document or b"\r" in document
+        else document
+    )
 
 
 async def read(call: Call, start: int | None, limit: int, direction: Direction) -> web.StreamResponse:
@@ -25,9 +29,7 @@ async def read(call: Call, start: int | None, limit: int, direction: Direction) 
     streams = call.store.streams
     page = await streams.read_page(call.stream_id, start, min(limit, _PAGE), direction)
     version = page.version
-    response = web.StreamResponse(
-        headers={"ETag": f'"{version}"', **call.context.reply_headers(call.store)}
-    )
+    response = web.StreamResponse(headers={"ETag": f'"{version}"', **call.context.reply_headers(call.store)})
     response.content_type = negotiation.NDJSON
     await response.prepare(call.request)
     while page.events:

@@ -42,6 +42,7 @@ _HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 def document(routes: Sequence[Route[Any]], limits: Limits) -> bytes:
     """The document as JSON."""
     schemas = _Schemas(routes)
+    schemas.limit(limits)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         for path in route.paths():
@@ -78,9 +79,32 @@ class _Schemas:
         schemas, self.components = msgspec.json.schema_components(types, ref_template=_REF)
         self._schemas = list(schemas)
 
+    def limit(self, limits: Limits) -> None:
+        """Write the configured limits into what clients send."""
+        most = _limits_of(limits)
+        for name, schema in self.components.items():
+            if name.startswith(("Sent", "Query", "Item")):
+                for field, properties in schema.get("properties", {}).items():
+                    properties |= most.get(field, {})
+
     def of(self, kind: Any) -> dict[str, Any]:
         """The schema of one body's type."""
         return self._schemas[self._keys[repr(kind)]]
+
+
+def _limits_of(limits: Limits) -> dict[str, dict[str, int]]:
+    """What configured limits add to the schema of a field of that name. Lengths are of bytes: ASCII in mind."""
+    return {
+        "limit": {"maximum": limits.page_events},
+        "events": {"maxItems": limits.events_per_append},
+        "writes": {"maxItems": limits.writes_per_append},
+        "items": {"maxItems": limits.query_items},
+        "types": {"maxItems": limits.query_items},
+        "tags": {"maxItems": limits.tags_per_event},
+        "event_type": {"maxLength": limits.event_type_bytes},
+        "event_id": {"maxLength": limits.event_id_bytes},
+        "stream_id": {"maxLength": limits.stream_id_bytes},
+    }
 
 
 def _operation(route: Route[Any], path: str, schemas: _Schemas, limits: Limits) -> dict[str, Any]:
@@ -92,7 +116,7 @@ def _operation(route: Route[Any], path: str, schemas: _Schemas, limits: Limits) 
             *_query_parameters(route.query, limits),
             *(_header_parameter(name) for name in route.headers),
         ],
-        "responses": _responses(route, path, schemas),
+        "responses": _responses(route, schemas),
     }
     description = (route.query.__doc__ or "").strip()
     if route.query.__struct_fields__:
@@ -122,7 +146,12 @@ def _body_schema(media: str, schema: dict[str, Any]) -> dict[str, Any]:
 def _path_parameters(path: str, limits: Limits) -> list[dict[str, Any]]:
     schemas: dict[str, dict[str, Any]] = {
         "store": {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.\\-]{0,63}$"},
-        "stream_id": {"type": "string", "minLength": 1, "maxLength": limits.stream_id_bytes, "not": {"enum": [".", ".."]}},
+        "stream_id": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": limits.stream_id_bytes,
+            "not": {"enum": [".", ".."]},
+        },
         "event_id": {"type": "string", "minLength": 1, "maxLength": limits.event_id_bytes},
         "version": {"type": "integer", "minimum": 0, "maximum": 2**53 - 1},
     }
@@ -138,7 +167,9 @@ def _query_parameters(struct: type[msgspec.Struct], limits: Limits) -> list[dict
 
 def _query_parameter(name: str, schema: dict[str, Any], limits: Limits) -> dict[str, Any]:
     options = [option for option in schema.pop("anyOf", ()) if option != {"type": "null"}]
-    schema = (options[0] if options else {}) | {key: value for key, value in schema.items() if value is not None}
+    schema = (options[0] if options else {}) | {
+        key: value for key, value in schema.items() if value is not None
+    }
     if name == "limit":
         schema["maximum"] = limits.page_events
     parameter: dict[str, Any] = {"name": name, "in": "query", "schema": schema}
@@ -154,19 +185,19 @@ def _header_parameter(name: str) -> dict[str, Any]:
     return {"name": name, "in": "header", "description": description, "schema": schema}
 
 
-def _responses(route: Route[Any], path: str, schemas: _Schemas) -> dict[str, Any]:
+def _responses(route: Route[Any], schemas: _Schemas) -> dict[str, Any]:
     responses = {str(status): _success(answer, schemas) for status, answer in route.answers.items()}
     problem = {"content": {PROBLEM_TYPE: {"schema": schemas.of(Problem)}}}
-    for status, codes in sorted(_problems(route, path).items()):
+    for status, codes in sorted(_problems(route).items()):
         responses[str(status)] = {"description": ", ".join(f"`{code}`" for code in codes), **problem}
     return responses
 
 
-def _problems(route: Route[Any], path: str) -> dict[int, list[str]]:
+def _problems(route: Route[Any]) -> dict[int, list[str]]:
     """Codes by status. Every route is also limited, guarded and able to fail."""
     kinds: list[type[errors.ShoalError]] = [*_ALWAYS, *route.problems]
     kinds += _GUARDED if route.role is not None else ()
-    kinds += _OF_STORE if path.startswith("/v1/stores/{store}/") else ()
+    kinds += _OF_STORE if route.of_store else ()
     kinds += (errors.NotAcceptable,) if any(answer.body for answer in route.answers.values()) else ()
     kinds += _WITH_BODY if route.method in {"POST", "PUT", "DELETE"} else ()
     by_status: dict[int, list[str]] = {}

@@ -25,7 +25,9 @@ class Readiness(msgspec.Struct, frozen=True):
     """What else must hold for the node to count as ready."""
 
     leader: Annotated[bool, Meta(description="It must be the leader.")] = False
-    lag_ms: Annotated[int, Meta(ge=0, le=86_400_000, description="It may lag behind the leader by this.")] | None = None
+    lag_ms: (
+        Annotated[int, Meta(ge=0, le=86_400_000, description="It may lag behind the leader by this.")] | None
+    ) = None
 
 
 class Alive(msgspec.Struct, frozen=True):

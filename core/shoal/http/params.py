@@ -35,10 +35,11 @@ ExpectedVersion = Annotated[
         ge=-4,
         le=MAX_VERSION,
         description="-1: no stream, -2: any (the default), -4: the stream exists, or the exact version.",
+        extra_json_schema={"not": {"const": -3}},
     ),
 ]
 WaitMs = Annotated[int, Meta(ge=0, le=60_000, description="How long to wait for `wait_for`.")]
-Text = Annotated[str, Meta(min_length=1)]
+Text = Annotated[str, Meta(min_length=1, extra_json_schema={"pattern": "^[^\\u0000]*$"})]
 Texts = Annotated[tuple[Text, ...], Meta(min_length=1, description="Separated by commas.")]
 
 NO_EXACT_VERSION: Final = -3
@@ -53,9 +54,9 @@ class ReadQuery(msgspec.Struct, frozen=True, kw_only=True):
     """What every read takes. On one board all consistencies are the same."""
 
     consistency: Literal["local", "leader", "linearizable"] = "local"
-    wait_for: Annotated[
-        int, Meta(ge=0, le=MAX_VERSION, description="Answer once this position is there.")
-    ] | None = None
+    wait_for: (
+        Annotated[int, Meta(ge=0, le=MAX_VERSION, description="Answer once this position is there.")] | None
+    ) = None
     wait_ms: WaitMs = 5000
 
 
@@ -79,7 +80,9 @@ def parse(struct: type[Q], query: str, maxima: Mapping[str, int]) -> Q:
         if name in values:
             raise InvalidRequest(f"the parameter {name!r} is given twice", pointer=name)
         if not equals or not raw_value:
-            raise InvalidRequest(f"the parameter {name!r} is empty, give it a value or leave it out", pointer=name)
+            raise InvalidRequest(
+                f"the parameter {name!r} is empty, give it a value or leave it out", pointer=name
+            )
         values[name] = reader(name, unquote(raw_value.replace("+", " "), name))
     for name, most in maxima.items():
         if values.get(name, 0) > most:

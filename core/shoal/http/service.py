@@ -78,7 +78,9 @@ class Service:
         call = Call(context, request, route, self._ids(raw_ids), access)
         if "stream_id" in raw_ids:
             access.check(call.stream_id)
-        query = params.parse(route.query, raw_query, context.maxima) if raw_query else self._default(route.query)
+        query = (
+            params.parse(route.query, raw_query, context.maxima) if raw_query else self._default(route.query)
+        )
         if isinstance(query, ReadQuery) and query.wait_for is not None:
             await call.store.wait_for(query.wait_for, query.wait_ms)
         return await route.handler(call, query)

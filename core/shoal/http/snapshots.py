@@ -85,8 +85,19 @@ ROUTES: Final[tuple[Route[Any], ...]] = (
         "List snapshots",
         {200: Answer("The snapshots", answers.SnapshotList)},
     ),
-    Route("GET", f"{_ALL}/latest", latest, ReadQuery, "read", "The latest snapshot", {200: _SAVED}, problems=(NotFound,)),
+    Route(
+        "GET",
+        f"{_ALL}/latest",
+        latest,
+        ReadQuery,
+        "read",
+        "The latest snapshot",
+        {200: _SAVED},
+        problems=(NotFound,),
+    ),
     Route("GET", _ONE, load, ReadQuery, "read", "One snapshot", {200: _SAVED}, problems=(NotFound,)),
-    Route("DELETE", _ALL, delete_all, NoQuery, "append", "Delete all snapshots", {204: Answer("They are gone")}),
+    Route(
+        "DELETE", _ALL, delete_all, NoQuery, "append", "Delete all snapshots", {204: Answer("They are gone")}
+    ),
     Route("DELETE", _ONE, delete, NoQuery, "append", "Delete a snapshot", {204: Answer("It is gone")}),
 )

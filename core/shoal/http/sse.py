@@ -35,25 +35,22 @@ def check_live(direction: str, limit: int) -> None:
         raise InvalidRequest("a live tail has no end, leave out the limit", pointer="limit")
 
 
-async def tail_stream(call: Call, start: int) -> web.StreamResponse:
-    """One stream from version `start` on. A stream that is not there yet is waited for."""
-    after = _resume_after(call)
-    if after is None:
-        after = await _position_before(call, start)
+async def tail_stream(call: Call, start: int, resumed: int | None) -> web.StreamResponse:
+    """One stream from version `start` on, or after position `resumed`; one that is not there yet is waited for."""
+    after = await _position_before(call, start) if resumed is None else resumed
     tail = call.store.streams.tail(EventFilter(system=True), after, call.stream_id)
     return await _serve(call, tail, start)
 
 
 async def tail_all(call: Call, selection: EventFilter, after: int) -> web.StreamResponse:
     """All streams, after position `after`."""
-    resumed = _resume_after(call)
-    tail = call.store.streams.tail(selection, after if resumed is None else resumed)
-    return await _serve(call, tail, 0)
+    return await _serve(call, call.store.streams.tail(selection, after), 0)
 
 
-def _resume_after(call: Call) -> int | None:
+def last_event_id(call: Call) -> int | None:
+    """The position that the header names. Raises InvalidRequest."""
     last = call.header("Last-Event-ID")
-    if not last:
+    if last is None:
         return None
     position = whole("Last-Event-ID", last)
     if not 0 <= position <= MAX_VERSION:
@@ -76,9 +73,7 @@ async def _position_before(call: Call, start: int) -> int:
 async def _serve(call: Call, tail: AsyncIterator[Event | CaughtUp], start: int) -> web.StreamResponse:
     """Deliver until the client goes, its token is taken away, or the server closes."""
     context = call.context
-    response = web.StreamResponse(
-        headers={"Cache-Control": "no-store", **context.reply_headers(call.store)}
-    )
+    response = web.StreamResponse(headers={"Cache-Control": "no-store", **context.reply_headers(call.store)})
     response.content_type = negotiation.SSE
     response.charset = "utf-8"
     if isinstance(call.request.protocol, Connection):
@@ -114,7 +109,9 @@ async def _deliver(tail: AsyncIterator[Event | CaughtUp], response: web.StreamRe
     async with aclosing(tail) as items:  # type: ignore[type-var]
         async for item in items:
             if isinstance(item, CaughtUp):
-                await response.write(b'event: caught-up\nid: %d\ndata: {"position":%d}\n\n' % (item.position, item.position))
+                await response.write(
+                    b'event: caught-up\nid: %d\ndata: {"position":%d}\n\n' % (item.position, item.position)
+                )
             elif item.version >= start:
                 document = one_line(_encode(answers.event(item, JSON)))
                 await response.write(b"id: %d\ndata: %b\n\n" % (item.position, document))

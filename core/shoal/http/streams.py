@@ -38,7 +38,7 @@ class StreamListing(ReadQuery, frozen=True, kw_only=True):
     """Which streams. The store's own (`$...`) only with `system`, or where prefix or pattern begins with `$`."""
 
     prefix: Text | None = None
-    pattern: Annotated[str, Meta(min_length=1, description="`*` any run, `?` one character.")] | None = None
+    pattern: Annotated[Text, Meta(description="`*` any run, `?` one character.")] | None = None
     after: Text | None = None
     limit: PageLimit = 100
     system: bool = False
@@ -62,15 +62,18 @@ class Folding(ReadQuery, frozen=True, kw_only=True):
 async def read(call: Call, query: StreamRead) -> web.StreamResponse:
     """A page as one document, its events line by line, or the stream live."""
     media = call.media(*_READ_MEDIA)
+    resumed = sse.last_event_id(call)
     if media == negotiation.SSE:
         sse.check_live(query.direction, query.limit)
-        return await sse.tail_stream(call, query.from_ or 0)
+        return await sse.tail_stream(call, query.from_ or 0, resumed)
     if media == negotiation.NDJSON:
         return await ndjson.read(call, query.from_, query.limit, query.direction)
     page = await call.store.streams.read_page(call.stream_id, query.from_, query.limit, query.direction)
     headers = {"ETag": f'"{page.version}"'}
     if page.next is not None:
-        headers["Link"] = _next_link(call, f"from={page.next}&limit={query.limit}&direction={query.direction}")
+        headers["Link"] = _next_link(
+            call, f"from={page.next}&limit={query.limit}&direction={query.direction}"
+        )
     return call.answer_read(answers.stream_page(page, media), headers=headers)
 
 
@@ -84,7 +87,9 @@ async def head(call: Call, query: ReadQuery) -> web.StreamResponse:
     """The version as ETag."""
     version = await call.store.streams.get_version(call.stream_id)
     if version < 0:
-        await call.store.streams.read_page(call.stream_id, None, 1)  # says whether it is missing or gone for ever
+        await call.store.streams.read_page(
+            call.stream_id, None, 1
+        )  # says whether it is missing or gone for ever
     return web.Response(headers=call.context.reply_headers(call.store) | {"ETag": f'"{version}"'})
 
 
@@ -112,17 +117,13 @@ async def delete(call: Call, query: Deletion) -> web.StreamResponse:
     """Delete the stream; fine when there is none."""
     if query.expected_version == -3:
         raise InvalidRequest("expected_version -3 means nothing", pointer="expected_version")
-    await call.store.streams.delete(
-        call.stream_id, hard=query.hard, expected_version=query.expected_version
-    )
+    await call.store.streams.delete(call.stream_id, hard=query.hard, expected_version=query.expected_version)
     return web.Response(status=204)
 
 
 async def aggregate(call: Call, query: Folding) -> web.StreamResponse:
     """The stream folded into one state."""
-    result = await call.store.aggregate(
-        call.stream_id, finalize=query.finalize, fold=query.fold, at=query.at
-    )
+    result = await call.store.aggregate(call.stream_id, finalize=query.finalize, fold=query.fold, at=query.at)
     return call.answer_read(answers.Folded(result.version, result.state))
 
 

@@ -216,7 +216,7 @@ def _check_version(write: Write, head: Head | None) -> None:
 
 def _duplicate_of(view: View, writes: list[Write]) -> AppendedMany | None:
     """The first answer again if every event is already there, None if none is. Raises EventIdReused."""
-    results: list[Appended] = []
+    results: dict[str, Appended] = {}
     fresh: Write | None = None
     known: tuple[Write, ProposedEvent] | None = None
     for write in writes:
@@ -226,13 +226,24 @@ def _duplicate_of(view: View, writes: list[Write]) -> AppendedMany | None:
         if not any(found):
             fresh = write
         else:
-            results.append(_same_again(write, found))
+            results[write.stream_id] = _same_again(write, found)
             known = (write, write.events[0])
     if known is None:
         return None
     if fresh is not None:
         raise EventIdReused(known[0].stream_id, unpack(known[1].event_id))
-    return AppendedMany(max(result.position for result in results), results, duplicate=True)
+    position = max(result.position for result in results.values())
+    answers = [
+        results[write.stream_id] if write.stream_id in results else _nothing_written(view, write, position)
+        for write in writes
+    ]
+    return AppendedMany(position, answers, duplicate=True)
+
+
+def _nothing_written(view: View, write: Write, position: int) -> Appended:
+    head = view.head(write.stream_id)
+    actual = NO_STREAM if head is None else head.actual
+    return Appended(write.stream_id, actual + 1, actual, position, duplicate=False)
 
 
 def _same_again(write: Write, found: list[StoredId | None]) -> Appended:

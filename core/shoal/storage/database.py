@@ -45,14 +45,20 @@ class Database:
         self.meta: dict[str, Any] = {}
         self.applied_index = 0
         self.applied_term = 0
-        try:
-            self.connection = open_connection(path, cache_bytes=cache_bytes, vfs=vfs)
-            migrate(self.connection, migrations, path.name)
-            self._load_meta()
-        except (apsw.CorruptError, apsw.NotADBError) as error:
-            raise DatabaseCorrupt(f"{path}: {error}") from error
         self.durable_index = 0
         self._open = False
+        try:
+            self.connection = open_connection(path, cache_bytes=cache_bytes, vfs=vfs)
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            raise DatabaseCorrupt(f"{path}: {error}") from error
+        try:
+            migrate(self.connection, migrations, path.name)
+            self._load_meta()
+        except BaseException as error:
+            self.connection.close()
+            if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+                raise DatabaseCorrupt(f"{path}: {error}") from error
+            raise
 
     def begin(self) -> None:
         """Make sure a transaction is open."""
@@ -125,6 +131,15 @@ def open_connection(
     flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     connection = apsw.Connection(str(path), flags=flags, vfs=vfs, statementcachesize=64)
     connection.set_busy_timeout(1_000)
+    try:
+        _set_up(connection, cache_bytes, read_only=read_only)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _set_up(connection: apsw.Connection, cache_bytes: int, *, read_only: bool) -> None:
     for pragma in (
         f"cache_size=-{max(cache_bytes // 1024, 64)}",
         "mmap_size=0",
@@ -140,4 +155,3 @@ def open_connection(
             "journal_size_limit=0",
         ):
             connection.execute(f"PRAGMA {pragma}")
-    return connection

@@ -20,6 +20,7 @@ from shoal.model.machine import Change, Head, StoredId, StoreState, decide
 from shoal.raft.log import Kind
 from shoal.storage import queries
 from shoal.storage.database import Database
+from shoal.storage.files import RealFiles
 from shoal.storage.schema import CATALOG_MIGRATIONS
 from shoal.storage.segment import Identity, Record
 from shoal.storage.store_db import StoreDb
@@ -66,33 +67,43 @@ class Engine:
         self.catalog = Database(
             directory / CATALOG, CATALOG_MIGRATIONS, cache_bytes=64 * 1024, vfs=settings.vfs
         )
-        self._check_identity()
         self.stores: dict[str, StoreDb] = {}
-        self.created: dict[str, int] = dict(
-            self.catalog.connection.execute("SELECT name, created_index FROM store")
-        )
-        for name in self.created:
-            self.stores[name] = self._open_store(name)
+        self._dropped: list[Path] = []
+        try:
+            self._check_identity(self.catalog)
+            self.created: dict[str, int] = dict(
+                self.catalog.connection.execute("SELECT name, created_index FROM store")
+            )
+            for name in self.created:
+                self.stores[name] = self._open_store(name)
+        except BaseException:
+            self.close()
+            raise
         self.applied_index = self.oldest_applied
         self.applied_term = self.catalog.applied_term
         self.rows_pending = 0
         self.bytes_pending = 0
         self.commits = 0
 
-    def _check_identity(self) -> None:
+    def _check_identity(self, database: Database) -> None:
         mine = (self._identity.cluster_id, self._identity.incarnation.hex())
-        meta = self.catalog.meta
+        meta = database.meta
         found = (meta.get("cluster_id", mine[0]), meta.get("incarnation", mine[1]))
         if found != mine:
             raise StorageError(
-                f"{self.directory}: the database belongs to another journal; "
+                f"{database.path}: the database belongs to another journal; "
                 "a data directory must be copied or restored as a whole"
             )
 
     def _open_store(self, name: str) -> StoreDb:
-        directory = self._store_directory(name)
-        directory.mkdir(parents=True, exist_ok=True)
-        return StoreDb(self.path_of(name), cache_bytes=self._settings.cache_bytes, vfs=self._settings.vfs)
+        _make_directory(self._store_directory(name))
+        store = StoreDb(self.path_of(name), cache_bytes=self._settings.cache_bytes, vfs=self._settings.vfs)
+        try:
+            self._check_identity(store.db)
+        except BaseException:
+            store.close()
+            raise
+        return store
 
     def path_of(self, name: str) -> Path:
         """A store's file; the number of the entry that created it keeps a dropped store's file apart."""
@@ -186,6 +197,7 @@ class Engine:
         elif name in self.created:
             self.catalog.connection.execute("DELETE FROM store WHERE name=?", (name,))
             self.stores.pop(name).close()
+            self._dropped.append(self.path_of(name))
             del self.created[name]
         self.rows_pending += 1
 
@@ -201,7 +213,7 @@ class Engine:
 
     def commit(self) -> Report:
         """Commit every open transaction; move WALs that have grown into their files."""
-        self._put_catalog_meta()
+        self._put_identity()
         for store in self.stores.values():
             if store.reclaiming:
                 store.reclaim()
@@ -216,12 +228,13 @@ class Engine:
                 database.shrink_wal()
         return self.report()
 
-    def _put_catalog_meta(self) -> None:
-        if self.catalog.meta.get("incarnation") is None:
-            self.catalog.begin()
-            self.catalog.put_meta(
-                cluster_id=self._identity.cluster_id, incarnation=self._identity.incarnation.hex()
-            )
+    def _put_identity(self) -> None:
+        for database in self._databases():
+            if database.meta.get("incarnation") is None:
+                database.begin()
+                database.put_meta(
+                    cluster_id=self._identity.cluster_id, incarnation=self._identity.incarnation.hex()
+                )
 
     def put_configuration(self, index: int, configuration: bytes) -> None:
         """Remember the configuration as of an applied entry."""
@@ -239,6 +252,11 @@ class Engine:
             min(database.durable_index for database in self._databases()),
         )
 
+    def flush(self) -> None:
+        """Write what was kept back for the commit, so that reads on the writer's connections see it."""
+        for store in self.stores.values():
+            store.flush()
+
     def make_durable(self) -> Report:
         """Commit, and bring everything into the files, so that the journal can be shortened."""
         self.commit()
@@ -253,6 +271,8 @@ class Engine:
         for name in [name for name in self.stores if name not in self.created]:
             self.stores.pop(name).close()
         for name in self.created:
+            if name in self.stores and self.stores[name].db.path != self.path_of(name):
+                self.stores.pop(name).close()  # a younger one of the same name
             if name not in self.stores:
                 self.stores[name] = self._open_store(name)
             self.stores[name].rollback()
@@ -270,17 +290,26 @@ class Engine:
     def remove_strays(self) -> list[Path]:
         """Delete files of stores that the catalogue no longer knows. Returns their paths."""
         known = {self.path_of(name) for name in self.created}
-        strays = [path for path in self.directory.glob("*-*.db") if path not in known]
-        for path in strays:
+        strays = {*self.directory.glob("*-*.db"), *self._dropped} - known
+        self._dropped.clear()
+        for path in sorted(strays):
             for suffix in ("", "-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return strays
+        return sorted(strays)
 
     def close(self) -> None:
         """Close all files; open transactions are rolled back, the journal has what was in them."""
         for store in self.stores.values():
             store.close()
         self.catalog.close()
+
+
+def _make_directory(path: Path) -> None:
+    """Make a directory and its parents; their names are durable, as are then those of the files in it."""
+    if not path.exists():
+        _make_directory(path.parent)
+        path.mkdir(mode=0o700)
+        RealFiles().sync_dir(path.parent)
 
 
 class _SqlView:

@@ -7,7 +7,7 @@ rest is the in-memory tail's. Rows come in the field order of `shoal.types.Event
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apsw
@@ -68,7 +68,10 @@ def stream_rows(
 
 
 def version_after(connection: apsw.Connection, stream_id: str, position: int) -> int | None:
-    """Version of the stream's first event past a position, by bisection: versions grow with positions."""
+    """Version of the stream's first event past a position, or its next one; None for an unknown stream.
+
+    By bisection: versions grow with positions.
+    """
     found = connection.execute("SELECT id, version FROM stream WHERE name = ?", (stream_id,)).fetchone()
     if found is None:
         return None
@@ -84,7 +87,7 @@ def version_after(connection: apsw.Connection, stream_id: str, position: int) ->
             high = middle
         else:
             low = row[0] + 1
-    return low if low <= last else None
+    return low
 
 
 def event_rows(connection: apsw.Connection, selection: EventFilter, bounds: Bounds) -> tuple[list[Row], bool]:
@@ -117,14 +120,22 @@ def _size(rows: Sequence[Row]) -> int:
 
 
 def _items(selection: EventFilter) -> Sequence[QueryItem] | None:
-    """The selection as query items, None when every event matches."""
-    if selection.query is not None:
-        items: Sequence[QueryItem] = selection.query.items
-    elif selection.tags and selection.tags_match == "any":
-        items = [QueryItem(selection.types, (tag,)) for tag in selection.tags]
-    else:
-        items = [QueryItem(selection.types, selection.tags)]
-    return None if any(not item.types and not item.tags for item in items) else items
+    """The selection as query items of which any must match, None when every event matches."""
+    items: Iterable[QueryItem] = (QueryItem(),) if selection.query is None else selection.query.items
+    if selection.types:
+        items = [narrowed for item in items if (narrowed := _of_types(item, selection.types))]
+    if selection.tags and selection.tags_match == "any":
+        items = [QueryItem(item.types, (*item.tags, tag)) for item in items for tag in selection.tags]
+    elif selection.tags:
+        items = [QueryItem(item.types, (*item.tags, *selection.tags)) for item in items]
+    found = list(items)
+    return None if any(not item.types and not item.tags for item in found) else found
+
+
+def _of_types(item: QueryItem, types: tuple[str, ...]) -> QueryItem | None:
+    """The item for events of `types` alone; None when it can match none of them."""
+    both = tuple(name for name in item.types if name in types) if item.types else types
+    return QueryItem(both, item.tags) if both else None
 
 
 _Branch = tuple[str, tuple[Any, ...]]

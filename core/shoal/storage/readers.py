@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import apsw
 
-from shoal.errors import DatabaseCorrupt, Timeout
+from shoal.errors import DatabaseCorrupt, NotFound, Timeout
 from shoal.storage.database import open_connection
 from shoal.storage.engine import fetch_one
 from shoal.storage.store_db import StoreDb
@@ -63,8 +64,9 @@ class StoreReaders:
         path: Path,
         *,
         pool: Worker,
-        writer: Worker,
-        store: StoreDb,
+        pool_size: int,
+        writer: Submits,
+        store: Callable[[], StoreDb | None],
         timeout_ms: int,
         failed: Callable[[BaseException], None],
         vfs: str | None = None,
@@ -76,6 +78,7 @@ class StoreReaders:
         self._timeout_ms = timeout_ms
         self._failed = failed
         self._vfs = vfs
+        self._slots = asyncio.Semaphore(pool_size)
         self._idle: list[apsw.Connection] = []
         self._lock = threading.Lock()
         self._closed = False
@@ -87,19 +90,21 @@ class StoreReaders:
     async def run(self, query: Callable[..., T], *arguments: Any) -> T:
         """See shoal.store.ports.Reader."""
         running = _Running()
-        return await self._await(self._pool, partial(self._read, running, query, arguments), running)
+        timer = self._loop.call_later(self._timeout_ms / 1_000, running.expire)
+        try:
+            async with self._slots:
+                return await self._await(self._pool, partial(self._read, running, query, arguments))
+        finally:
+            timer.cancel()
 
     async def run_on_writer(self, query: Callable[..., T], *arguments: Any) -> T:
         """See shoal.store.ports.Reader."""
-        return await self._await(self._writer, lambda: query(self._store.connection, *arguments), None)
+        return await self._await(self._writer, partial(self._read_on_writer, query, arguments))
 
-    async def _await(self, worker: Worker, job: Callable[[], T], running: _Running | None) -> T:
+    async def _await(self, worker: Submits, job: Callable[[], T]) -> T:
         self.reads += 1
         future: asyncio.Future[Any] = self._loop.create_future()
         worker.submit(job, partial(_settle, future))
-        timer = None
-        if running is not None:
-            timer = self._loop.call_later(self._timeout_ms / 1_000, running.expire)
         try:
             result: T = await future
         except apsw.InterruptError as error:
@@ -112,18 +117,22 @@ class StoreReaders:
             raise damaged from error
         else:
             return result
-        finally:
-            if timer is not None:
-                timer.cancel()
 
     def _read(self, running: _Running, query: Callable[..., T], arguments: Sequence[Any]) -> T:
         connection = self._take()
         try:
             running.begin(connection)
-            return query(connection, *arguments)
+            with _one_snapshot(connection):
+                return query(connection, *arguments)
         finally:
             running.end()
             self._give(connection)
+
+    def _read_on_writer(self, query: Callable[..., T], arguments: Sequence[Any]) -> T:
+        store = self._store()
+        if store is None:
+            raise NotFound("the store was dropped")
+        return query(store.connection, *arguments)
 
     # -- connections -----------------------------------------------------------------------------
 
@@ -144,7 +153,8 @@ class StoreReaders:
         """A read set from what is committed; runs on a reader thread."""
         connection = self._take()
         try:
-            return fetch_one(connection, need)
+            with _one_snapshot(connection):
+                return fetch_one(connection, need)
         finally:
             self._give(connection)
 
@@ -157,6 +167,17 @@ class StoreReaders:
             self._idle.clear()
 
 
+@contextmanager
+def _one_snapshot(connection: apsw.Connection) -> Iterator[None]:
+    """All statements inside see the same commit."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
 def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
     if future.done():
         return
@@ -164,6 +185,12 @@ def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
+
+
+class Submits(Protocol):
+    """Runs jobs off the loop; see shoal.storage.workers.Worker."""
+
+    def submit(self, job: Callable[[], Any], done: Callable[[Any], None]) -> None: ...
 
 
 class _EngineFetch(Protocol):
@@ -174,7 +201,7 @@ class ReadSetFetcher:
     """Fetches read sets on a reader thread, or on the writer's where uncommitted deletes matter."""
 
     def __init__(
-        self, readers: dict[str, StoreReaders], *, pool: Worker, writer: Worker, engine: _EngineFetch
+        self, readers: dict[str, StoreReaders], *, pool: Worker, writer: Submits, engine: _EngineFetch
     ) -> None:
         self._readers = readers
         self._pool = pool

@@ -23,6 +23,7 @@ from shoal.storage.engine import CATALOG, Engine, Settings, open_engine
 from shoal.storage.files import Files
 from shoal.storage.journal import Journal, open_journal
 from shoal.storage.segment import Identity
+from shoal.storage.store_db import is_corrupt
 
 CURRENT = "CURRENT"
 FIRST_GENERATION = "g1"
@@ -117,26 +118,33 @@ def _recover(
         directory, settings, journal.identity, lambda name: store_directory(name) or directory
     )
     try:
-        engine.quick_check(everything=suspect)
-        (directory / SUSPECT).unlink(missing_ok=True)
-        if engine.newest_applied > journal.last_index:
-            raise StorageError(
-                f"{directory}: the database has entry {engine.newest_applied}, the journal ends at "
-                f"{journal.last_index}; restore the data directory as a whole"
-            )
-        if journal.first_index > engine.oldest_applied + 1:
-            raise StorageError(
-                f"{directory}: the journal begins at entry {journal.first_index}, the database ends at "
-                f"{engine.oldest_applied}; restore the data directory as a whole"
-            )
-        replayed = engine.replay(journal.read(engine.oldest_applied))
-        if replayed:
-            engine.commit()
-        engine.remove_strays()
-    except BaseException:
+        return engine, _catch_up(journal, engine, directory, suspect=suspect)
+    except BaseException as error:
         engine.close()
+        if is_corrupt(error):
+            raise DatabaseCorrupt(f"{directory}: {error}") from error
         raise
-    return engine, replayed
+
+
+def _catch_up(journal: Journal, engine: Engine, directory: Path, *, suspect: bool) -> int:
+    """Check the databases, and apply what the journal has beyond them. Returns how many entries."""
+    engine.quick_check(everything=suspect)
+    (directory / SUSPECT).unlink(missing_ok=True)
+    if engine.newest_applied > journal.last_index:
+        raise StorageError(
+            f"{directory}: the database has entry {engine.newest_applied}, the journal ends at "
+            f"{journal.last_index}; restore the data directory as a whole"
+        )
+    if journal.first_index > engine.oldest_applied + 1:
+        raise StorageError(
+            f"{directory}: the journal begins at entry {journal.first_index}, the database ends at "
+            f"{engine.oldest_applied}; restore the data directory as a whole"
+        )
+    replayed = engine.replay(journal.read(engine.oldest_applied))
+    if replayed:
+        engine.commit()
+    engine.remove_strays()
+    return replayed
 
 
 def _generation(files: Files, data_dir: Path) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 
 import apsw
 
+from shoal.errors import DatabaseCorrupt
 from shoal.model.machine import (
     Change,
     Head,
@@ -326,4 +327,4 @@ def _merged(changes: Iterable[Change]) -> Iterable[Change]:
 
 def is_corrupt(error: BaseException) -> bool:
     """Whether SQLite says that the file itself is damaged."""
-    return isinstance(error, apsw.CorruptError | apsw.NotADBError)
+    return isinstance(error, apsw.CorruptError | apsw.NotADBError | DatabaseCorrupt)

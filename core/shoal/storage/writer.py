@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from shoal import telemetry
 from shoal.storage.engine import Engine, Report, is_disk_full
@@ -14,6 +15,7 @@ from shoal.storage.workers import Worker
 from shoal.store.ports import ApplyEntry
 
 BACKLOG_LOW = 20_000
+ROW_BYTES = 1024
 RECLAIM_PAUSE_S = 0.05
 
 
@@ -52,15 +54,17 @@ class Writer:
         self._done = 0
         self._timer: asyncio.TimerHandle | None = None
         self._broken = False
+        self._stopped = False
 
     @property
     def backlog(self) -> int:
-        """Rows taken and not in the transaction yet."""
+        """Rows taken and not in the transaction yet; large ones count as several, since all are in memory."""
         return self._taken - self._done
 
     def apply(self, entry: ApplyEntry) -> None:
         """See shoal.store.ports.Applier. Entries that change the catalogue report when they are applied."""
         rows = sum(len(getattr(change, "rows", ())) for part in entry.stores for change in part.changes)
+        rows = max(rows, entry.size // ROW_BYTES)
         self._taken += rows
         if self._timer is None:
             self._timer = self._loop.call_later(self._commit_interval_ms / 1_000, self.commit)
@@ -71,10 +75,20 @@ class Writer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._worker.submit(self._commit)
+        if not self._stopped:
+            self._worker.submit(self._commit)
+
+    def make_durable(self, done: Callable[[Report], None]) -> None:
+        """Commit soon and bring everything into the files, so that the journal can be shortened."""
+        self._worker.submit(partial(self._make_durable, done))
+
+    def submit(self, job: Callable[[], object], done: Callable[[Any], None]) -> None:
+        """Run a read on the writer's thread; its connection sees everything applied."""
+        self._worker.submit(partial(self._read, job), done)
 
     def stop(self) -> None:
-        """Take the timer down; nothing is committed."""
+        """Take the timer down; nothing is committed from now on."""
+        self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -106,7 +120,17 @@ class Writer:
         )
         self._call(partial(self._on_committed, self._engine.report()))
         if any(store.reclaiming for store in self._engine.stores.values()):
-            self._call(partial(self._loop.call_later, RECLAIM_PAUSE_S, self.commit))
+            self._call(self._go_on_reclaiming)
+
+    def _make_durable(self, done: Callable[[Report], None]) -> None:
+        if not self._broken and self._guarded(self._engine.make_durable, self._engine.applied_index):
+            self._call(partial(done, self._engine.report()))
+
+    def _read(self, job: Callable[[], object]) -> object:
+        """Rows kept back are written first: if the disk has no room for them, that is dealt with here."""
+        if not self._broken:
+            self._guarded(self._engine.flush, self._engine.applied_index)
+        return job()
 
     def _guarded(self, job: Callable[[], object], index: int) -> bool:
         """Run a job of entry `index`; when the disk is full, again from the journal with the reserve's room.
@@ -140,6 +164,10 @@ class Writer:
 
     def _call(self, callback: Callable[[], object]) -> None:
         self._loop.call_soon_threadsafe(callback)
+
+    def _go_on_reclaiming(self) -> None:
+        if not self._stopped:
+            self._loop.call_later(RECLAIM_PAUSE_S, self.commit)
 
     # -- on the loop -----------------------------------------------------------------------------
 

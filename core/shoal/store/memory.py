@@ -8,7 +8,7 @@ undecided, because its read set may have been fetched from an older snapshot of 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 from shoal.model.machine import (
@@ -26,6 +26,14 @@ from shoal.model.query import compile_filter
 from shoal.types import EventFilter, Query
 
 HEADS_CACHED = 10_000
+
+
+def _hidden(row: Row, head: Head | None) -> bool:
+    return head is not None and (head.tombstoned or row[1] < head.visible_from)
+
+
+def _all_of(rows: list[Row]) -> list[Row]:
+    return rows
 
 
 class _StreamTail:
@@ -139,10 +147,14 @@ class StoreMemory:
 
     def hides(self, row: Row) -> bool:
         """Whether a delete that SQLite has not committed hides the row."""
-        if row[0] not in self._deleted:
-            return False
-        head = self._heads[row[0]]
-        return head is not None and (head.tombstoned or row[1] < head.visible_from)
+        return row[0] in self._deleted and _hidden(row, self._heads[row[0]])
+
+    def readable_now(self) -> Callable[[list[Row]], list[Row]]:
+        """Takes rows away that a delete known now hides, also when SQLite has committed it meanwhile."""
+        if not self._deleted:
+            return _all_of
+        heads = {name: self._heads[name] for name in self._deleted}
+        return lambda rows: [row for row in rows if row[0] not in heads or not _hidden(row, heads[row[0]])]
 
     @property
     def has_deletes(self) -> bool:

@@ -42,12 +42,13 @@ class StoreChanges(msgspec.Struct, frozen=True):
 
 
 class ApplyEntry(msgspec.Struct, frozen=True):
-    """A decided entry, for the database."""
+    """A decided entry, for the database; `size` is that of its payload in the journal, in bytes."""
 
     index: int
     term: int
     stores: list[StoreChanges]
     catalog: list[CreateStore | DropStore]
+    size: int
 
 
 class Applier(Protocol):
@@ -113,7 +114,7 @@ class Queries(Protocol):
         """Events of a stream with versions `low` to `high`; `bounds` gives order, count and bytes."""
 
     def version_after(self, connection: Any, stream_id: str, position: int) -> int | None:
-        """Version of the stream's first event past a position."""
+        """Version of the stream's first event past a position, or its next one; None for an unknown stream."""
 
     def event_rows(self, connection: Any, selection: EventFilter, bounds: Bounds) -> tuple[list[Row], bool]:
         """Readable events that match, and whether all positions in bounds were looked at."""

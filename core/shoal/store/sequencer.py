@@ -33,6 +33,7 @@ from shoal.types import Query
 
 ENTRY_COMMANDS = 4_096
 ENTRY_BYTES = 8 * 1024 * 1024
+QUEUED_BYTES = 64 * 1024 * 1024
 BACKLOG_HIGH = 40_000
 SWEEP_MS = 50
 
@@ -100,9 +101,11 @@ class Sequencer:
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[tuple[str, int], deque[Pending]] = {}
+        self._queued_bytes = 0
         self._turn_set = False
         self._in_flight: list[Pending] = []
         self._proposal: Proposal | None = None
+        self._size = 0
         self._proposed: Proposed | BaseException | None = None
         self._fetched: dict[str, ReadSet] | BaseException | None = None
         self._committed: tuple[int, dict[str, int]] | None = None
@@ -143,12 +146,13 @@ class Sequencer:
         queue = self._lanes.get((store, lane))
         if queue is None:
             queue = self._lanes[store, lane] = deque()
-        if len(queue) >= lane_limit:
+        if len(queue) >= lane_limit or (self._queued_bytes and self._queued_bytes + size > QUEUED_BYTES):
             self.counters.refused += 1
             raise TooBusy(
                 f"{len(queue)} appends wait in this writer partition; try again later", retry_after_ms=1_000
             )
         future: asyncio.Future[Any] = self._loop.create_future()
+        self._queued_bytes += size
         queue.append(Pending(command, size, self._clock.monotonic_ms() + timeout_ms, future))
         self._wake()
         if not self._sweeping:
@@ -181,6 +185,7 @@ class Sequencer:
         for queue in self._lanes.values():
             while queue and queue[0].deadline_ms <= now:
                 pending = queue.popleft()
+                self._queued_bytes -= pending.size
                 if not pending.future.done():
                     pending.future.set_exception(
                         Timeout("the store was too busy to take the command in time")
@@ -220,6 +225,7 @@ class Sequencer:
                     if deleting and _must_wait(queue[0].command, deleting):
                         break
                     pending = queue.popleft()
+                    self._queued_bytes -= pending.size
                     if pending.future.done():
                         continue
                     if isinstance(pending.command, DeleteStream):
@@ -243,7 +249,9 @@ class Sequencer:
         self._proposed = None
         needs = self._needs(batch)
         self._fetched = None if needs else {}
-        self._consensus.propose(encode(proposal), self._on_proposed, use_reserve=use_reserve)
+        payload = encode(proposal)
+        self._size = len(payload)
+        self._consensus.propose(payload, self._on_proposed, use_reserve=use_reserve)
         if needs:
             if any(need.on_writer for need in needs):
                 self.hand_over()
@@ -370,7 +378,7 @@ class Sequencer:
             for name, found in changes.items()
             if name in self.stores
         ]
-        self._decided.append(ApplyEntry(index, proposed.term, stores, catalog))
+        self._decided.append(ApplyEntry(index, proposed.term, stores, catalog, self._size))
         for future, answer in answers:
             if future.done():
                 continue
@@ -406,12 +414,22 @@ class Sequencer:
         store = command.store
         if isinstance(command, DropStore):
             self.stores.pop(store, None)
-            for key in [key for key in self._lanes if key[0] == store]:
-                for pending in self._lanes.pop(key):
-                    _fail(pending, NotFound(f"store {store!r} does not exist", store=store))
+            self._empty_lanes(store)
         elif store not in self.stores:
             self.stores[store] = StoreMemory(StoreState(), since=index)
             self.listeners.setdefault(store, _nobody)
+
+    def _empty_lanes(self, store: str) -> None:
+        """Answer what waits for a dropped store: nothing of it may reach another one of the same name."""
+        for key in [key for key in self._lanes if key[0] == store]:
+            queue = self._lanes.pop(key)
+            kept = deque(pending for pending in queue if isinstance(pending.command, CreateStore | DropStore))
+            if kept:
+                self._lanes[key] = kept
+            for pending in queue:
+                if pending not in kept:
+                    self._queued_bytes -= pending.size
+                    _fail(pending, NotFound(f"store {store!r} does not exist", store=store))
 
     # -- what the database has ---------------------------------------------------------------------
 

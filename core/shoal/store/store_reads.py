@@ -8,7 +8,6 @@ from typing import Literal
 from shoal.errors import Ambiguous, InvalidRequest, NotFound
 from shoal.ids import pack
 from shoal.model import payload
-from shoal.model.machine import Row
 from shoal.model.query import check_filter
 from shoal.store.checks import check_range, is_backward
 from shoal.store.context import StoreContext
@@ -90,11 +89,12 @@ class StoreReads:
         in_tail = memory.matching(selection, max(after, base) + 1, head, count, backward=False)
         rows, complete, reached = in_tail, True, head
         if after < base:
+            readable = memory.readable_now()
             bounds = Bounds(after + 1, base, "forward", count, context.limits.page_bytes)
             stored, complete = await context.reader.run(context.queries.event_rows, selection, bounds)
             if not complete:
                 reached = context.queries.scanned_through(bounds, stored)
-            stored = self._readable(stored)
+            stored = readable(stored)
             rows = stored + in_tail[: count - len(stored)] if complete else stored
         page = take(rows, context.limits.page_bytes)
         if (complete and len(page) >= count) or len(page) < len(rows):
@@ -110,22 +110,18 @@ class StoreReads:
         rows = memory.matching(selection, base + 1, high, count, backward=True)
         reached = 1
         if len(rows) < count and min(high, base) >= 1:
+            readable = memory.readable_now()
             bounds = Bounds(1, min(high, base), "backward", count - len(rows), context.limits.page_bytes)
             stored, complete = await context.reader.run(context.queries.event_rows, selection, bounds)
             if not complete:
                 reached = context.queries.scanned_through(bounds, stored)
-            rows = rows + self._readable(stored)
+            rows = rows + readable(stored)
         elif len(rows) >= count:
             reached = rows[-1][2]
         page = take(rows, context.limits.page_bytes)
         if len(page) < len(rows):
             rows, reached = page, page[-1][2]
         return EventsPage([Event(*row) for row in rows], head, reached)
-
-    def _readable(self, rows: list[Row]) -> list[Row]:
-        """Without what a delete hides that SQLite has not committed yet."""
-        memory = self._context.memory
-        return [row for row in rows if not memory.hides(row)] if memory.has_deletes else rows
 
     async def find_event(self, event_id: str, stream_id: str | None = None) -> Event:
         """See shoal.store.api.Streams."""
