@@ -26,6 +26,10 @@ def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
         for name in DISK_CALLS:
             call = BlockBusterFunction(None, f"os.{name}", scanned_modules=OURS)
             blockbuster.functions[f"os.{name}"] = call.activate()
+        for name in ("apsw.Connection.execute", "apsw.Cursor.execute", "apsw.Cursor.executemany"):
+            call = BlockBusterFunction(None, name, scanned_modules=OURS)
+            call.can_block_in("shoal/testing/inline_worker.py", {"submit"})
+            blockbuster.functions[name] = call.activate()
         # What the kernel answers from memory.
         blockbuster.functions["io.TextIOWrapper.read"].can_block_in("shoal/metrics.py", {"bytes_written"})
         yield blockbuster

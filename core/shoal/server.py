@@ -95,7 +95,7 @@ class Shoald:
         host, port = split_address(self._config.listen)
         try:
             return await asyncio.get_running_loop().create_server(
-                self._connections,
+                lambda: self._connections(),  # noqa: PLW0108 - made after the port is taken
                 host,
                 port,
                 ssl=tls,

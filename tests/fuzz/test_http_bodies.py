@@ -19,9 +19,12 @@ from shoal.http import Connections, Service
 from shoal.testing.clock import FakeClock
 from shoal.testing.memory_store import MemoryNode
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=8)
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=8)
+)
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4)
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
 )
 FIELDS = ["event_type", "data", "metadata", "tags", "event_id", "data_base64", "data_content_type", "extra"]
 EVENTS = st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=6) | st.fixed_dictionaries(
@@ -44,7 +47,12 @@ BODIES = (
     | VALUES
 )
 TARGETS = st.sampled_from(
-    [("POST", "/v1/streams/s"), ("POST", "/v1/append"), ("POST", "/v1/query"), ("PUT", "/v1/streams/s/snapshots/1")]
+    [
+        ("POST", "/v1/streams/s"),
+        ("POST", "/v1/append"),
+        ("POST", "/v1/query"),
+        ("PUT", "/v1/streams/s/snapshots/1"),
+    ]
 )
 MEDIA = st.sampled_from(["application/json", "application/cbor"])
 
@@ -157,9 +165,18 @@ def test_any_path_and_query_is_answered(client: Client, method: str, rest: str) 
     assert method == "HEAD" or sound(status, body)
 
 
-NAMES = ["Accept", "Content_Type", "If_Match", "If_None_Match", "Authorization", "Last_Event_ID", "Content_Encoding"]
+NAMES = [
+    "Accept",
+    "Content_Type",
+    "If_Match",
+    "If_None_Match",
+    "Authorization",
+    "Last_Event_ID",
+    "Content_Encoding",
+]
 HEADERS = st.dictionaries(
-    st.sampled_from(NAMES), st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=30)
+    st.sampled_from(NAMES),
+    st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=30),
 )
 
 

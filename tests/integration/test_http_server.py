@@ -243,8 +243,10 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         ("localhost", True),
         ("0.0.0.0", False),
         ("::", False),
-    ]
-    + [("192.168.1.4", False), ("example.org", False), ("127.0.0.1.example.org", False)],
+        ("192.168.1.4", False),
+        ("example.org", False),
+        ("127.0.0.1.example.org", False),
+    ],
 )
 def test_only_loopback_counts_as_alone(host: str, alone: bool) -> None:
     assert is_loopback(host) is alone

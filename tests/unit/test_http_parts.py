@@ -70,7 +70,9 @@ def test_a_fact_that_is_not_json_is_shown_as_text() -> None:
     assert b"object object" in problems.encode(NotFound("x", thing=object()))
 
 
-@pytest.mark.parametrize(("wait_ms", "header"), [(None, "1"), (1, "1"), (1000, "1"), (1001, "2"), (60_000, "60")])
+@pytest.mark.parametrize(
+    ("wait_ms", "header"), [(None, "1"), (1, "1"), (1000, "1"), (1001, "2"), (60_000, "60")]
+)
 def test_who_should_come_again_is_told_when(wait_ms: int | None, header: str) -> None:
     facts = {} if wait_ms is None else {"retry_after_ms": wait_ms}
     assert problems.respond(errors.TooBusy("busy", **facts)).headers["Retry-After"] == header
@@ -158,7 +160,6 @@ def test_any_query_is_read_or_refused(raw: str) -> None:
         assert refused.detail
 
 
-
 @pytest.mark.parametrize(
     ("text", "pointer"),
     [
@@ -201,20 +202,30 @@ def test_the_best_media_type_is_answered(accept: str | None, offers: tuple[str, 
     assert answer_type(accept, offers) == expected
 
 
-@pytest.mark.parametrize("accept", ["text/html", "application/json;q=0", "nonsense", "application/json;q=x", ", ,"])
+@pytest.mark.parametrize(
+    "accept", ["text/html", "application/json;q=0", "nonsense", "application/json;q=x", ", ,"]
+)
 def test_nothing_acceptable_is_refused(accept: str) -> None:
     with pytest.raises(NotAcceptable):
         answer_type(accept)
 
 
 @pytest.mark.parametrize(
-    "content_type", ["application/json", "Application/JSON", "application/json; charset=UTF-8", 'application/json;charset="utf-8"']
+    "content_type",
+    [
+        "application/json",
+        "Application/JSON",
+        "application/json; charset=UTF-8",
+        'application/json;charset="utf-8"',
+    ],
 )
 def test_json_is_known_in_every_spelling(content_type: str) -> None:
     assert body_type(content_type) == JSON
 
 
-@pytest.mark.parametrize("content_type", [None, "", "text/json", "application/json; charset=utf-16", "application"])
+@pytest.mark.parametrize(
+    "content_type", [None, "", "text/json", "application/json; charset=utf-16", "application"]
+)
 def test_other_bodies_are_refused(content_type: str | None) -> None:
     with pytest.raises(UnsupportedMediaType):
         body_type(content_type)
@@ -259,7 +270,9 @@ def test_a_path_finds_its_route_with_raw_ids(path: str, found: str, ids: dict[st
     assert (matched.path, raw) == (found, ids)
 
 
-@pytest.mark.parametrize("path", ["", "/", "/other", "/things/a/b", "/things/a/parts", "/things/a/later", "things"])
+@pytest.mark.parametrize(
+    "path", ["", "/", "/other", "/things/a/b", "/things/a/parts", "/things/a/later", "things"]
+)
 def test_a_path_that_leads_nowhere_is_not_found(path: str) -> None:
     with pytest.raises(NotFound):
         ROUTER.find("GET", path)
@@ -274,7 +287,10 @@ def test_a_wrong_method_names_the_right_ones() -> None:
 # --- the board
 
 
-@pytest.mark.parametrize(("value", "level"), [(0.0, "ok"), (0.69, "ok"), (0.7, "elevated"), (0.85, "critical"), (2.0, "critical")])
+@pytest.mark.parametrize(
+    ("value", "level"),
+    [(0.0, "ok"), (0.69, "ok"), (0.7, "elevated"), (0.85, "critical"), (2.0, "critical")],
+)
 def test_levels_have_sharp_edges(value: float, level: str) -> None:
     assert level_of(value, 0.7, 0.85) == level
 
@@ -282,5 +298,6 @@ def test_levels_have_sharp_edges(value: float, level: str) -> None:
 def test_health_is_as_bad_as_its_worst_part(tmp_path: Any) -> None:
     health = read_health(tmp_path, 2_000_000_000)
     order = ["ok", "elevated", "critical"]
-    worst = max([health.memory.level, health.disk.level, *(each.level for each in health.temperatures)], key=order.index)
+    levels = [health.memory.level, health.disk.level, *(each.level for each in health.temperatures)]
+    worst = max(levels, key=order.index)
     assert health.level == worst

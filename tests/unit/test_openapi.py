@@ -66,13 +66,22 @@ def test_each_operation_is_whole(method: str, path: str, operation: dict[str, An
 
 def test_limits_are_those_of_the_configuration() -> None:
     document = json.loads(openapi.document(ROUTES, Limits(page_events=77, stream_id_bytes=33)))
-    parameters = {each["name"]: each for each in document["paths"]["/v1/streams/{stream_id}"]["get"]["parameters"]}
+    parameters = {
+        each["name"]: each for each in document["paths"]["/v1/streams/{stream_id}"]["get"]["parameters"]
+    }
     assert parameters["limit"]["schema"]["maximum"] == 77
     assert parameters["stream_id"]["schema"]["maxLength"] == 33
 
 
 def test_parameters_say_what_the_code_checks() -> None:
-    parameters = {each["name"]: each for each in DOCUMENT["paths"]["/v1/streams/{stream_id}"]["get"]["parameters"]}
+    parameters = {
+        each["name"]: each for each in DOCUMENT["paths"]["/v1/streams/{stream_id}"]["get"]["parameters"]
+    }
     assert parameters["direction"]["schema"]["enum"] == ["backward", "forward"]
-    assert parameters["limit"]["schema"] == {"type": "integer", "minimum": 1, "maximum": 10_000, "default": 100}
+    assert parameters["limit"]["schema"] == {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 10_000,
+        "default": 100,
+    }
     assert parameters["from"]["schema"] == {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}

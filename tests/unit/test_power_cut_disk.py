@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import tempfile
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
@@ -15,8 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shoal.testing import PowerCutDisk, build_image, disk_state, fates, images, scratch_root
-from shoal.testing import power_cut_vfs as vfs
+from shoal.testing import PowerCutDisk, build_image, fates, images, scratch_root
 from shoal.testing.power_cut_images import Image
 from shoal.testing.write_log import SECTOR
 
@@ -394,37 +391,24 @@ def check_against(history: list[bytes], found: bytes, *, bytewise: bool) -> None
         assert piece in {past[start : start + len(piece)] for past in padded} | {bytes(len(piece))}
 
 
-# ---------------------------------------------------------------------------------------------- SQLite
-
-
-def run_sqlite(root: Path, synchronous: str) -> PowerCutDisk:
-    """Sixty transactions of two rows each, with checkpoints of all kinds; each is marked when it is done."""
-    disk = PowerCutDisk(root)
-    rng = random.Random(5)
-    database = apsw.Connection(str(root / "test.db"), vfs=disk.vfs_name)
-    for pragma in ("journal_mode=wal", f"synchronous={synchronous}", "wal_autocheckpoint=15"):
-        database.execute(f"pragma {pragma}").fetchall()
-    database.execute(
-        "create table pair(id integer primary key, content blob); create index i on pair(content)"
+@pytest.mark.parametrize("fate", fates.FATES)
+def test_no_single_fate_shows_every_fault(
+    fate: fates.Fate, monkeypatch: pytest.MonkeyPatch, disk: PowerCutDisk
+) -> None:
+    """Each is there for a reason: alone, it does not give all that may be found of two sectors."""
+    monkeypatch.setattr("shoal.testing.power_cut_images.FATES", (fate,))
+    fd = settled_file(disk, "f", A * 2)
+    disk.files.write(fd, B * 2, 0)
+    disk.files.write(fd, A + B, 2 * SECTOR)
+    found = contents(disk, "f")
+    assert (found == {A * 2}) == (fate == "lost")
+    assert (found == {B * 2 + A + B}) == (fate == "kept")
+    assert (A + B in {content[: 2 * SECTOR] for content in found if content}) == (
+        fate in {"prefix", "sectors"}
     )
-    for number in range(60):
-        if number == 30:
-            database.close()
-            database = apsw.Connection(str(root / "test.db"), vfs=disk.vfs_name)
-            database.execute(f"pragma synchronous={synchronous}")
-        with database:
-            for row in (2 * number, 2 * number + 1):
-                database.execute("insert into pair values(?,?)", (row, rng.randbytes(500)))
-        disk.mark(2 * number + 2)
-        if number % 11 == 10:
-            database.wal_checkpoint(
-                mode=rng.choice((apsw.SQLITE_CHECKPOINT_PASSIVE, apsw.SQLITE_CHECKPOINT_TRUNCATE))
-            )
-            assert disk.unrecorded() == []
-    database.close()
-    assert disk.unrecorded() == []
-    disk.close()
-    return disk
+
+
+# ---------------------------------------------------------------------------------------------- SQLite
 
 
 def test_only_the_first_sync_of_a_wal_makes_names_durable(disk: PowerCutDisk) -> None:
@@ -445,84 +429,3 @@ def test_sqlite_may_ask_for_a_durable_deletion(disk: PowerCutDisk) -> None:
     assert contents(disk, "f") == {None, A}
     disk._vfs.xDelete(str(disk.root / "g"), True)
     assert names(disk) == {()}
-
-
-def judge(image: Image) -> str:
-    """Reopen with SQLite's own VFS: "ok", "lost", "partial" or "corrupt"."""
-    acknowledged = max((mark for mark in image.marks if isinstance(mark, int)), default=0)
-    database = apsw.Connection(str(image.path / "test.db"))
-    try:
-        database.execute("pragma mmap_size=0").fetchall()
-        if database.execute("pragma integrity_check").get != "ok":
-            return "corrupt"
-        if not database.execute("select count(*) from sqlite_schema").get:
-            return "lost" if acknowledged else "ok"
-        rows, last = next(database.execute("select count(*), coalesce(max(id), -1) from pair"))
-    except apsw.Error:
-        return "corrupt"
-    finally:
-        database.close()
-    if rows % 2 or last != rows - 1:
-        return "partial"
-    return "lost" if rows < acknowledged else "ok"
-
-
-def judge_many(scratch: Path, synchronous: str, count: int = 500) -> Counter[str]:
-    disk = run_sqlite(scratch / "live", synchronous)
-    return Counter(judge(image) for image in images(disk.log, scratch / "image", count, seed=1))
-
-
-def test_sqlite_in_wal_mode_with_full_synchronous_loses_nothing(scratch: Path) -> None:
-    assert set(judge_many(scratch, "full", 1500)) == {"ok"}
-
-
-def test_sqlite_with_normal_synchronous_loses_but_never_breaks(scratch: Path) -> None:
-    found = judge_many(scratch, "normal")
-    assert set(found) == {"ok", "lost"}
-    assert found["lost"] > 50
-
-
-def test_sqlite_that_never_syncs_is_caught_in_most_images(scratch: Path) -> None:
-    found = judge_many(scratch, "off")
-    assert found["corrupt"] > 50
-    assert found["ok"] < 250
-
-
-# ---------------------------------------------------------------------------------------------- mutants
-
-
-def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk_state.DiskState, "_sync", lambda _self, _node: None)
-
-
-def no_directory_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk_state.DiskState, "_sync_dir", lambda _self, _node: None)
-
-
-def no_directory_sync_by_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vfs, "_DIRECTORY_SYNCED_WITH", 0)
-
-
-@pytest.mark.parametrize("mutant", [no_sync, no_directory_sync, no_directory_sync_by_sqlite])
-def test_a_disk_that_forgets_what_was_synced_breaks_even_full_synchronous(
-    mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, scratch: Path
-) -> None:
-    mutant(monkeypatch)
-    assert set(judge_many(scratch, "full")) > {"ok"}
-
-
-@pytest.mark.parametrize("fate", fates.FATES)
-def test_no_single_fate_shows_every_fault(
-    fate: fates.Fate, monkeypatch: pytest.MonkeyPatch, disk: PowerCutDisk
-) -> None:
-    """Each is there for a reason: alone, it does not give all that may be found of two sectors."""
-    monkeypatch.setattr("shoal.testing.power_cut_images.FATES", (fate,))
-    fd = settled_file(disk, "f", A * 2)
-    disk.files.write(fd, B * 2, 0)
-    disk.files.write(fd, A + B, 2 * SECTOR)
-    found = contents(disk, "f")
-    assert (found == {A * 2}) == (fate == "lost")
-    assert (found == {B * 2 + A + B}) == (fate == "kept")
-    assert (A + B in {content[: 2 * SECTOR] for content in found if content}) == (
-        fate in {"prefix", "sectors"}
-    )

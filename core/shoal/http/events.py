@@ -92,7 +92,9 @@ def _check(selection: EventFilter, limits: Limits) -> None:
     try:
         check_filter(selection, limits)
     except InvalidRequest as error:
-        raise InvalidRequest(error.detail.removeprefix("/"), pointer=error.pointer.removeprefix("/")) from error
+        raise InvalidRequest(
+            error.detail.removeprefix("/"), pointer=error.pointer.removeprefix("/")
+        ) from error
 
 
 async def query_events(call: Call, query: ReadQuery) -> web.StreamResponse:

@@ -84,8 +84,8 @@ class _Schemas:
         most = _limits_of(limits)
         for name, schema in self.components.items():
             if name.startswith(("Sent", "Query", "Item")):
-                for field, properties in schema.get("properties", {}).items():
-                    properties |= most.get(field, {})
+                for field, property_schema in schema.get("properties", {}).items():
+                    property_schema.update(most.get(field, {}))
 
     def of(self, kind: Any) -> dict[str, Any]:
         """The schema of one body's type."""

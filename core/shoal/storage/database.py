@@ -30,7 +30,8 @@ class Database:
 
     `applied_index` and `applied_term` name the last entry whose effects are committed in it; they are
     written in the transaction of those effects. `durable_index` is that of the last commit known to be
-    synced. Used by one thread at a time.
+    synced. `begins_after` is the last entry that cannot concern the file: a store created by entry 54 needs
+    nothing older, even if the power went before its first commit. Used by one thread at a time.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class Database:
         migrations: tuple[str, ...],
         *,
         cache_bytes: int,
+        begins_after: int = 0,
         vfs: str | None = None,
     ) -> None:
         self.path = path
+        self._begins_after = begins_after
         self.meta: dict[str, Any] = {}
         self.applied_index = 0
         self.applied_term = 0
@@ -90,7 +93,7 @@ class Database:
 
     def _load_meta(self) -> None:
         self.meta = dict(self.connection.execute("SELECT key, value FROM meta"))
-        self.applied_index = int(self.meta.get("applied_index", 0))
+        self.applied_index = max(int(self.meta.get("applied_index", 0)), self._begins_after)
         self.applied_term = int(self.meta.get("applied_term", 0))
 
     def wal_checkpoint(self) -> bool:

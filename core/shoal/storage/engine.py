@@ -97,7 +97,12 @@ class Engine:
 
     def _open_store(self, name: str) -> StoreDb:
         _make_directory(self._store_directory(name))
-        store = StoreDb(self.path_of(name), cache_bytes=self._settings.cache_bytes, vfs=self._settings.vfs)
+        store = StoreDb(
+            self.path_of(name),
+            cache_bytes=self._settings.cache_bytes,
+            begins_after=self.created[name] - 1,
+            vfs=self._settings.vfs,
+        )
         try:
             self._check_identity(store.db)
         except BaseException:

@@ -42,8 +42,12 @@ RECLAIM_ROWS = 2_000
 class StoreDb:
     """A store's file, open for writing."""
 
-    def __init__(self, path: Path, *, cache_bytes: int, vfs: str | None = None) -> None:
-        self.db = Database(path, STORE_MIGRATIONS, cache_bytes=cache_bytes, vfs=vfs)
+    def __init__(
+        self, path: Path, *, cache_bytes: int, begins_after: int = 0, vfs: str | None = None
+    ) -> None:
+        self.db = Database(
+            path, STORE_MIGRATIONS, cache_bytes=cache_bytes, begins_after=begins_after, vfs=vfs
+        )
         self._streams: dict[str, tuple[int, bytes]] = {}
         self._types: dict[str, int] = {}
         self._tags: dict[str, int] = {}

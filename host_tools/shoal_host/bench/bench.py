@@ -32,6 +32,7 @@ class Sizes(msgspec.Struct, frozen=True):
     wear_batched: int
     slow_s: int
     quiet_s: float
+    peer_phases: int
 
 
 FULL: Final = Sizes(
@@ -48,9 +49,10 @@ FULL: Final = Sizes(
     wear_batched=30_000,
     slow_s=7_200,
     quiet_s=2.0,
+    peer_phases=PHASES,
 )
 QUICK: Final = Sizes(
-    phase_s=0.4,
+    phase_s=0.3,
     probe_s=0.1,
     large_events=60_000,
     small_events=6_000,
@@ -63,6 +65,7 @@ QUICK: Final = Sizes(
     wear_batched=5_000,
     slow_s=900,
     quiet_s=0.5,
+    peer_phases=1,
 )
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from shoal_host.bench.bench import PHASES, Bench
+from shoal_host.bench.bench import Bench
 from shoal_host.bench.probe import mean_disk, probe_disk
 from shoal_host.bench.processes import call, free_port, server
 from shoal_host.bench.rows import Ratio, Row, Spread, percentile
@@ -49,7 +49,7 @@ async def others(bench: Bench) -> list[Row]:
     for writers, batch in _SHAPES:
         ours: list[float] = []
         theirs: dict[str, list[Phase]] = {peer.package: [] for peer in PEERS if _installed(peer)}
-        for _ in range(PHASES):
+        for _ in range(bench.sizes.peer_phases):
             ours.append((await _phase(bench, append_phase, writers, batch, "asyncio")).rate)
             for peer in PEERS:
                 if peer.package in theirs:
