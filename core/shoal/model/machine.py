@@ -14,6 +14,7 @@ import msgspec
 from shoal.errors import (
     ConditionFailed,
     EventIdReused,
+    StreamNotFound,
     StreamTombstoned,
     WrongExpectedVersion,
 )
@@ -294,4 +295,6 @@ def _save_snapshot(state: StoreState, view: View, command: SaveSnapshot, clock_u
     head = view.head(command.stream_id)
     if head is not None and head.tombstoned:
         raise StreamTombstoned(command.stream_id)
+    if head is not None and not head.live:
+        raise StreamNotFound(command.stream_id)  # a snapshot belongs to one life of its stream
     return Decision(SnapshotSaved(command, max(state.epoch_us, clock_us)), None)
