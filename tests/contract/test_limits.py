@@ -78,6 +78,14 @@ async def test_streams_and_events_per_append_to_several(store):
     assert result.position == LIMITS.writes_per_append
 
 
+async def test_bytes_per_append(store):
+    events = [NewEvent("e", "x" * (LIMITS.body_bytes // 5)) for _ in range(6)]
+    with pytest.raises(BodyTooLarge) as caught:
+        await store.streams.append("s", ANY_VERSION, events)
+    assert caught.value.outcome == "not-applied"
+    assert not await store.streams.exists("s")
+
+
 async def test_a_page_is_bounded_in_bytes_and_reading_on_finds_the_rest(store):
     for n in range(10):
         await store.streams.append("s", ANY_VERSION, [NewEvent("e", bytes([n]) * (3 * 1024 * 1024))])

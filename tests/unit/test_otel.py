@@ -104,7 +104,7 @@ def test_every_declared_event_can_be_exported(collected: Collected) -> None:
         telemetry.emit(
             event, dict.fromkeys(declared.measurements, 1), dict.fromkeys(declared.metadata, ("x",))
         )
-    assert telemetry._ids() == {"test-otel"}
+    assert "test-otel" in telemetry._ids()  # one that fails is detached
     starts = [event for event in telemetry.EVENTS if event[-1] == "start"]
     assert len(collected.exporter.get_finished_spans()) == len(telemetry.EVENTS) - len(starts)
 

@@ -134,7 +134,7 @@ def test_every_truncation_is_cut_at_a_record():
         found = scan(data[:length].ljust(SIZE, b"\0"), last=True)
         assert found.corrupt_at is None
         assert starts[-2] <= found.end < length + 8
-        assert len(found.records) in {3, 4}
+        assert 3 <= len(found.records) <= 5
 
 
 @given(st.binary(min_size=1, max_size=300), st.integers(0, 60))

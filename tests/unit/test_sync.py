@@ -102,12 +102,13 @@ def test_data_is_there_after_opening_again(tmp_path):
 
 def test_what_cannot_be_opened_leaves_no_thread_behind(tmp_path):
     (tmp_path / "file").write_text(json.dumps("no directory"))
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises((OSError, shoal.ShoalError)):
         sync.open(data_dir=tmp_path / "file")
     with pytest.raises(ConfigError):
         sync.connect("nonsense")
-    assert threading.active_count() == before
+    left = {thread.name for thread in set(threading.enumerate()) - before}
+    assert not [name for name in left if name.startswith("shoal")]
 
 
 def test_connecting_is_the_same():

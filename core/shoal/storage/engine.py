@@ -14,7 +14,7 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from shoal.errors import DatabaseCorrupt, ShoalError, StorageError
+from shoal.errors import DatabaseCorrupt, DiskFull, ShoalError, StorageError
 from shoal.model.commands import CreateStore, DropStore, Proposal, decode
 from shoal.model.machine import Change, Head, StoredId, StoreState, decide
 from shoal.raft.log import Kind
@@ -349,7 +349,11 @@ def fetch_one(connection: apsw.Connection, need: Need) -> ReadSet:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether the file system had no room."""
-    return isinstance(error, apsw.FullError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+    if isinstance(error, apsw.IOError):  # of the index beside the WAL, which SQLite reports in its own way
+        return error.extendedresult == apsw.SQLITE_IOERR_SHMSIZE
+    return isinstance(error, apsw.FullError | DiskFull) or (
+        isinstance(error, OSError) and error.errno == errno.ENOSPC
+    )
 
 
 def open_engine(
