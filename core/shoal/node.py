@@ -485,7 +485,7 @@ class Node:
         except Exception as error:
             if not is_disk_full(error):
                 raise
-            self._engine.rollback()  # the journal has it
+            self.notes.append("the disk was full at the end; the next start applies what the journal holds")
         finally:
             for readers in self._readers.values():
                 readers.close()

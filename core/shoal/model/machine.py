@@ -148,7 +148,10 @@ def _append(state: StoreState, view: View, command: Append, clock_us: int, readi
         if head is not None and head.tombstoned:
             raise StreamTombstoned(write.stream_id)
         heads.append(head)
-        own_ids = own_ids or any(event.own_id for event in write.events)
+        for event in write.events:
+            if event.own_id:
+                own_ids = True
+                break
     if own_ids:
         duplicate = _duplicate_of(view, writes)
         if duplicate is not None:

@@ -17,6 +17,7 @@ BYTES = (bytes, bytearray, memoryview)
 
 _TEXT = frozenset({str})
 _EXACT = frozenset({str, int, bool, type(None)})
+_FLAT = _EXACT | {float}
 _CONTAINERS = frozenset({dict, list, tuple})
 _INT64 = 1 << 64
 _encode = msgspec.json.Encoder().encode
@@ -30,15 +31,21 @@ def encode_value(value: Any, limits: Limits, pointer: str = "") -> tuple[bytes, 
     """
     if (
         type(value) is dict
-        and _EXACT.issuperset(map(type, value.values()))
+        and _FLAT.issuperset(map(type, value.values()))
         and _TEXT.issuperset(map(type, value))
     ):
-        return _encode_json(value, pointer), None
+        raw = _encode_json(value, pointer)
+        if b"null" not in raw or all(map(_is_finite, value.values())):  # msgspec writes NaN as null
+            return raw, None
     if isinstance(value, BYTES):
         return bytes(value), BINARY
     if _is_plain(value, limits.depth):
         return _encode_json(value, pointer), None
     return _encode_rich(value, limits, pointer)
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) is not float or isfinite(value)
 
 
 def encode_metadata(

@@ -121,9 +121,9 @@ class Database:
 
     def close(self) -> None:
         """Roll back what is open and close."""
-        if self._open:
+        if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
-            self._open = False
+        self._open = False
         self.connection.close()
 
 

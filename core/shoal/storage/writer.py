@@ -14,7 +14,7 @@ from shoal.storage.journal import Journal
 from shoal.storage.workers import Worker
 from shoal.store.ports import ApplyEntry
 
-BACKLOG_LOW = 20_000
+BACKLOG_LOW = 6_000
 ROW_BYTES = 1024
 RECLAIM_PAUSE_S = 0.05
 
