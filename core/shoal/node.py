@@ -28,7 +28,7 @@ from shoal.storage import queries
 from shoal.storage.database import require_safe_sqlite
 from shoal.storage.engine import Report, Settings, is_disk_full
 from shoal.storage.files import Files, RealFiles
-from shoal.storage.readers import ReadSetFetcher, StoreReaders
+from shoal.storage.readers import ReadSetFetcher, StoreReaders, Submits
 from shoal.storage.recovery import Lock, Opened, mark_suspect, open_storage
 from shoal.storage.reserve import Reserve
 from shoal.storage.segment import Identity
@@ -293,7 +293,7 @@ class Node:
             readers.close()
             self._sequencer.hand_over()
             self._writer.commit()
-            await _run(self._writer_worker, self._engine.remove_strays)
+            await _run(self._writer, self._engine.remove_strays)  # after a commit that worked
 
     def _serve(self, name: str) -> None:
         settings = self.config.store(name)
@@ -499,7 +499,7 @@ class Node:
         self._locks.clear()
 
 
-async def _run(worker: Worker, job: Callable[[], T]) -> T:
+async def _run(worker: Submits, job: Callable[[], T]) -> T:
     """Run a job on a worker and wait for it."""
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     worker.submit(job, future.set_result)

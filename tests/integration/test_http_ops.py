@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,28 @@ async def test_metrics_count_what_happened(tmp_path: Path) -> None:
         counted = [line for line in lines if line.startswith("shoal_events_appended_total")]
         assert sum(float(line.split()[-1]) for line in counted) == 2
         assert any(line.startswith("shoal_http_answers_total") and "409" in line for line in lines)
+
+
+async def test_a_sound_board_verifies_and_a_changed_byte_is_found(tmp_path: Path) -> None:
+    async with running_board(tmp_path) as board:
+        await board.append("s", *range(3))
+        await board.call("PUT", "/v1/streams/s/snapshots/1", {"data": {"n": 1}})
+        found = (await board.call("POST", "/v1/verify")).json
+        assert found["ok"] is True
+        assert found["problems"] == []
+        assert (found["stores"], found["streams"], found["events"], found["snapshots"]) == (1, 1, 3, 1)
+        (database,) = (tmp_path / "db").glob("*/main-*.db")
+        await asyncio.to_thread(change_an_event, database)
+        found = (await board.call("POST", "/v1/verify")).json
+        assert found["ok"] is False
+        assert "version 1" in str(found["problems"]) or "position 2" in str(found["problems"])
+
+
+def change_an_event(database: Path) -> None:
+    """What a failing card does, seen through SQLite."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("UPDATE event SET data = X'37' WHERE version = 1")
+        connection.commit()
 
 
 async def test_stores_are_created_used_and_dropped(tmp_path: Path) -> None:

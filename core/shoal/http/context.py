@@ -61,6 +61,27 @@ class ServedStore(Protocol):
     ) -> AggregateResult: ...
 
 
+class Verified(Protocol):
+    """What a verification looked at, and what was wrong."""
+
+    stores: int
+    streams: int
+    events: int
+    snapshots: int
+
+    @property
+    def problems(self) -> Sequence[VerifiedProblem]: ...
+
+
+class VerifiedProblem(Protocol):
+    """Something that is not as it was stored."""
+
+    @property
+    def where(self) -> str: ...
+    @property
+    def what(self) -> str: ...
+
+
 class ServedNode(Protocol):
     """What HTTP needs of a node."""
 
@@ -76,6 +97,9 @@ class ServedNode(Protocol):
 
     def stats(self) -> dict[str, float]:
         """Counters and gauges."""
+
+    async def verify(self) -> Verified:
+        """Look at each byte that a reader could be given."""
 
     @property
     def failed(self) -> asyncio.Future[Any]:

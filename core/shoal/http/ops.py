@@ -12,7 +12,7 @@ from aiohttp import web
 from msgspec import Meta
 
 import shoal
-from shoal.errors import NoLeader, ShuttingDown, StorageError, Unavailable
+from shoal.errors import InvalidRequest, NoLeader, ShuttingDown, StorageError, Unavailable
 from shoal.http import negotiation
 from shoal.http.board import Health, read_health
 from shoal.http.context import Call
@@ -54,6 +54,24 @@ class Info(msgspec.Struct, frozen=True):
     stores: list[str]
     limits: Limits
     peers: list[dict[str, Any]]
+
+
+class Flaw(msgspec.Struct, frozen=True):
+    """Something that is not as it was stored: where, and what."""
+
+    where: str
+    what: str
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """What was looked at, and what was wrong (the first thousand)."""
+
+    ok: bool
+    stores: int
+    streams: int
+    events: int
+    snapshots: int
+    problems: list[Flaw]
 
 
 async def livez(call: Call, query: NoQuery) -> web.StreamResponse:
@@ -105,6 +123,17 @@ async def health(call: Call, query: NoQuery) -> web.StreamResponse:
     return call.answer(await asyncio.to_thread(read_health, data_dir, time.time()))
 
 
+async def verify(call: Call, query: NoQuery) -> web.StreamResponse:
+    """Recompute every digest. Takes a while; reads and appends go on."""
+    if await call.body():
+        raise InvalidRequest("a verification takes no body", pointer="")
+    found = await call.context.node.verify()
+    flaws = [Flaw(problem.where, problem.what) for problem in found.problems]
+    return call.answer(
+        Verification(not flaws, found.stores, found.streams, found.events, found.snapshots, flaws)
+    )
+
+
 async def openapi(call: Call, query: NoQuery) -> web.StreamResponse:
     """What this node answers to, for programs."""
     return web.Response(body=call.context.openapi, content_type=JSON)
@@ -132,4 +161,14 @@ ROUTES: Final[tuple[Route[Any], ...]] = (
     _route("/openapi.json", openapi, "This document", Answer("OpenAPI 3.1", dict[str, Any], _JSON)),
     _route("/v1/info", info, "What this node is", Answer("Versions and identity", Info), role="read"),
     _route("/v1/health", health, "How the board is", Answer("Readings", Health), role="read"),
+    Route(
+        "POST",
+        "/v1/verify",
+        verify,
+        NoQuery,
+        "admin",
+        "Is every byte as it was stored",
+        {200: Answer("What was found", Verification)},
+        of_store=False,
+    ),
 )

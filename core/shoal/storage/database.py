@@ -80,6 +80,7 @@ class Database:
         if index > self.applied_index:
             self.put_meta(applied_index=index, applied_term=term)
             self.applied_index, self.applied_term = index, term
+        self.put_meta(digest=self._digest())
         self.connection.execute("COMMIT")
         self._open = False
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from contextlib import closing
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from shoal.storage.engine import CATALOG
 from shoal.storage.files import RealFiles
 from shoal.storage.journal import SUFFIX
 from shoal.storage.recovery import CURRENT, Lock
+from shoal.storage.schema import STORE_MIGRATIONS
 from shoal.storage.segment import SegmentError, scan
 
 MAX_PROBLEMS = 1_000
@@ -141,19 +143,39 @@ def verify_store(
     found.stores += 1
     connection.execute("BEGIN")
     try:
-        for (line,) in connection.execute("PRAGMA integrity_check(100)"):
-            if line != "ok":
-                found.add(f"store {name}", f"SQLite: {line}")
-        _verify_events(connection, name, found, progress)
-        _verify_streams(connection, name, found)
-        _verify_snapshots(connection, name, found)
-        _verify_counts(connection, name, found)
-        _verify_positions(connection, name, found)
+        _verify_file(connection, name, found)
+        for part in (_verify_streams, _verify_snapshots, _verify_counts, _verify_positions):
+            _verify_part(part, connection, name, found)
+        _verify_part(partial(_verify_events, progress=progress), connection, name, found)
     finally:
         connection.execute("ROLLBACK")
 
 
-def _verify_events(connection: apsw.Connection, store: str, found: Verification, progress: Progress) -> None:
+def _verify_file(connection: apsw.Connection, store: str, found: Verification) -> None:
+    for (line,) in connection.execute("PRAGMA integrity_check(100)"):
+        if line != "ok":
+            found.add(f"store {store}", f"SQLite: {line}")
+    for (schema,) in connection.execute("PRAGMA user_version"):
+        if schema > len(STORE_MIGRATIONS):
+            found.add(f"store {store}", f"its schema is {schema}, this release knows {len(STORE_MIGRATIONS)}")
+
+
+def _verify_part(
+    part: Callable[[apsw.Connection, str, Verification], None],
+    connection: apsw.Connection,
+    store: str,
+    found: Verification,
+) -> None:
+    """Run a part; what is so damaged that it is not even a text, a number or a list ends the part as a problem."""
+    try:
+        part(connection, store, found)
+    except (UnicodeDecodeError, msgspec.MsgspecError, TypeError) as error:
+        found.add(f"store {store}", f"a stored value is not of its kind: {error}")
+
+
+def _verify_events(
+    connection: apsw.Connection, store: str, found: Verification, *, progress: Progress
+) -> None:
     stream: str | None = None
     previous, expected = GENESIS, 0
     rows = connection.execute(

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from shoal import telemetry
+from shoal.errors import StorageError
 from shoal.storage.engine import Engine, Report, is_disk_full
 from shoal.storage.journal import Journal
 from shoal.storage.workers import Worker
@@ -130,6 +131,8 @@ class Writer:
         """Rows kept back are written first: if the disk has no room for them, that is dealt with here."""
         if not self._broken:
             self._guarded(self._engine.flush, self._engine.applied_index)
+        if self._broken:
+            raise StorageError("the database failed; restart the node")
         return job()
 
     def _guarded(self, job: Callable[[], object], index: int) -> bool:
