@@ -98,6 +98,13 @@ async def settle(node: Node) -> None:
     await done
 
 
+async def hold_reserve(node: Node) -> bool:
+    """Set the reserve aside now, on the thread that does so."""
+    done = asyncio.get_running_loop().create_future()
+    node._helper_worker.submit(node._reserve.hold, done.set_result)
+    return await done
+
+
 async def commit(node: Node) -> None:
     """Commit what is open, and let the loop hear of it."""
     node._sequencer.hand_over()

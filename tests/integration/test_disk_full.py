@@ -9,7 +9,18 @@ import os
 
 import apsw
 import pytest
-from node_kit import SEGMENT, FailingFiles, commit, events, everything, image, opened, settle, small
+from node_kit import (
+    SEGMENT,
+    FailingFiles,
+    commit,
+    events,
+    everything,
+    hold_reserve,
+    image,
+    opened,
+    settle,
+    small,
+)
 
 from shoal.errors import DiskFull, ShoalError, ShuttingDown, StreamNotFound, Timeout
 from shoal.node import Means, Node
@@ -65,10 +76,7 @@ async def test_a_delete_gets_the_reserve_even_if_nothing_at_all_is_free(tmp_path
     files = Bounded()
     async with opened(small(tmp_path, reserve_bytes=4 * SEGMENT), means(files)) as node:
         store = node.store("main")
-        for _ in range(100):
-            if (tmp_path / "reserve").exists():
-                break
-            await asyncio.to_thread(node._reserve.hold)
+        assert await hold_reserve(node)
         spare = tmp_path / "journal" / "spare"
         files.free = 0
         stored = await append_until_full(store)
@@ -87,7 +95,7 @@ async def test_a_delete_gets_the_reserve_even_if_nothing_at_all_is_free(tmp_path
         with pytest.raises(DiskFull):
             await store.streams.append("t", ANY_VERSION, events(1))
         files.free = None
-        node._on_reserve(await asyncio.to_thread(node._reserve.hold))
+        node._on_reserve(await hold_reserve(node))
         await store.streams.append("t", ANY_VERSION, events(1))
     async with opened(small(tmp_path)) as node:
         assert await node.store("main").streams.list_streams() == ["t"]
@@ -167,7 +175,7 @@ async def test_a_commit_without_room_is_rolled_back_and_made_again_from_the_jour
     config = small(tmp_path, reserve_bytes=SEGMENT)
     async with opened(config, Means(clock=FakeClock(), files=files, vfs=full.name)) as node:
         store = node.store("main")
-        await asyncio.to_thread(node._reserve.hold)
+        assert await hold_reserve(node)
         node._reserve.release = _also(node._reserve.release, lambda: setattr(full, "full", False))
         node._writer._release_reserve = node._reserve.release
         await store.streams.append("a", NO_STREAM, events(3))
@@ -185,7 +193,7 @@ async def test_a_commit_without_room_is_rolled_back_and_made_again_from_the_jour
         with pytest.raises(DiskFull):
             await store.streams.append("c", NO_STREAM, events(1))
         await store.streams.delete("b")
-        node._on_reserve(await asyncio.to_thread(node._reserve.hold))
+        node._on_reserve(await hold_reserve(node))
         await store.streams.append("c", NO_STREAM, events(1))
         await commit(node)
         live = await everything(node)
@@ -308,7 +316,7 @@ async def test_a_disk_that_others_fill_up(tiny_disk):
         (directory / "filler").unlink(missing_ok=True)
         files.free = None
         if node._sequencer.disk_full is not None:
-            node._on_reserve(await asyncio.to_thread(node._reserve.hold))
+            node._on_reserve(await hold_reserve(node))
         await store.streams.append("after", NO_STREAM, events(3, size=8_000))
         live = await everything(node)
     async with opened(config) as again:
@@ -337,7 +345,7 @@ async def test_a_node_starts_on_a_full_disk(tiny_disk):
     config = small(directory / "data", reserve_bytes=8 * SEGMENT)
     async with opened(config, means(files)) as node:
         await node.store("main").streams.append("s", NO_STREAM, events(3))
-        await asyncio.to_thread(node._reserve.hold)
+        assert await hold_reserve(node)
     (directory / "data" / "journal" / "spare").unlink(missing_ok=True)
     await asyncio.to_thread(_fill, directory, files, mounted)
     async with opened(config, means(files)) as node:

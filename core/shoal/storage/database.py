@@ -12,6 +12,7 @@ from typing import Any
 import apsw
 
 from shoal.errors import DatabaseCorrupt, StorageError
+from shoal.storage.chain import row_digest
 from shoal.storage.schema import migrate
 
 _SAFE_FROM = (3, 51, 3)
@@ -94,8 +95,13 @@ class Database:
 
     def _load_meta(self) -> None:
         self.meta = dict(self.connection.execute("SELECT key, value FROM meta"))
+        if self.meta and self.meta.get("digest") != self._digest():
+            raise DatabaseCorrupt(f"{self.path}: the table of what was applied is not what was stored")
         self.applied_index = max(int(self.meta.get("applied_index", 0)), self._begins_after)
         self.applied_term = int(self.meta.get("applied_term", 0))
+
+    def _digest(self) -> bytes:
+        return row_digest(sorted((key, value) for key, value in self.meta.items() if key != "digest"))
 
     def wal_checkpoint(self) -> bool:
         """Move the WAL into the file without waiting for readers; true if all of it is there and synced."""

@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import apsw
 import msgspec
 
 from shoal.errors import DatabaseCorrupt, DataDirLocked, StorageError
@@ -121,7 +122,7 @@ def _recover(
         return engine, _catch_up(journal, engine, directory, suspect=suspect)
     except BaseException as error:
         engine.close()
-        if is_corrupt(error):
+        if is_corrupt(error) or isinstance(error, apsw.ConstraintError):  # it holds what it says it does not
             raise DatabaseCorrupt(f"{directory}: {error}") from error
         raise
 

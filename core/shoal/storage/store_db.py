@@ -31,9 +31,10 @@ from shoal.storage.database import Database
 from shoal.storage.schema import STORE_MIGRATIONS
 
 _EVENT_COLUMNS = 14
-_BATCHES = (256, 32)
+_BATCHES = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
+"""Rows per statement: few statements for any count, since each one gives the interpreter's lock up and has to get
+it back."""
 _ROW = "(" + ",".join("?" * _EVENT_COLUMNS) + ")"
-_ONE_EVENT = f"INSERT INTO event VALUES {_ROW}"  # noqa: S608 - placeholders
 _MANY_EVENTS = {n: f"INSERT INTO event VALUES {','.join([_ROW] * n)}" for n in _BATCHES}  # noqa: S608 - placeholders
 _CACHED_NAMES = 20_000
 RECLAIM_ROWS = 2_000
@@ -141,8 +142,6 @@ class StoreDb:
             while len(rows) - start >= size:
                 execute(sql, tuple(flatten.from_iterable(rows[start : start + size])))
                 start += size
-        if start < len(rows):
-            self.db.connection.executemany(_ONE_EVENT, rows[start:])
         self._index_tags(change.rows)
         self.rows_inserted += len(rows)
         self.bytes_inserted += sum(len(row[6]) for row in change.rows)

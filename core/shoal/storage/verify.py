@@ -144,7 +144,7 @@ def verify_store(
     connection.execute("BEGIN")
     try:
         _verify_file(connection, name, found)
-        for part in (_verify_streams, _verify_snapshots, _verify_counts, _verify_positions):
+        for part in (_verify_meta, _verify_streams, _verify_snapshots, _verify_counts, _verify_positions):
             _verify_part(part, connection, name, found)
         _verify_part(partial(_verify_events, progress=progress), connection, name, found)
     finally:
@@ -240,6 +240,13 @@ def _verify_counts(connection: apsw.Connection, store: str, found: Verification)
         for name, kept, real in connection.execute(f"SELECT name, events, ({counted}) FROM {table} n"):  # noqa: S608
             if kept != real:
                 found.add(f"store {store}, {table} {name!r}", f"{real} events carry it, {kept} were counted")
+
+
+def _verify_meta(connection: apsw.Connection, store: str, found: Verification) -> None:
+    meta = dict(connection.execute("SELECT key, value FROM meta"))
+    digest = meta.pop("digest", None)
+    if meta and digest != row_digest(sorted(meta.items())):
+        found.add(f"store {store}", "the table of what was applied is not what was stored")
 
 
 def _verify_positions(connection: apsw.Connection, store: str, found: Verification) -> None:

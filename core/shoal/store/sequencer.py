@@ -37,6 +37,8 @@ QUEUED_BYTES = 64 * 1024 * 1024
 BACKLOG_HIGH = 12_000
 SWEEP_MS = 50
 
+_CATALOGUE = (CreateStore, DropStore)
+
 
 class Pending(msgspec.Struct, gc=False, eq=False):
     """A command waiting for its decision; `deadline_ms` is monotonic."""
@@ -66,11 +68,12 @@ class _View:
         self._fetched = fetched
 
     def head(self, stream_id: str) -> Head | None:
-        if self._memory.knows(stream_id):
+        try:
             return self._memory.head(stream_id)
-        head = self._fetched.heads[stream_id]
-        self._memory.learn(stream_id, head)
-        return head
+        except KeyError:
+            head = self._fetched.heads[stream_id]
+            self._memory.learn(stream_id, head)
+            return head
 
     def stored_id(self, stream_id: str, event_id: bytes | str) -> StoredId | None:
         return self._memory.stored_id(stream_id, event_id) or self._fetched.ids.get((stream_id, event_id))
@@ -357,7 +360,7 @@ class Sequencer:
         for pending in batch:
             command, future = pending.command, pending.future
             store = command.store
-            if isinstance(command, CreateStore | DropStore):
+            if isinstance(command, _CATALOGUE):
                 self._decide_catalog(command, index)
                 catalog.append(command)
                 answers.append((future, index))
