@@ -91,6 +91,7 @@ class Node:
         self._readers: dict[str, StoreReaders] = {}
         self._closed = False
         self._locks: list[Lock] = []
+        self._opened: Opened | None = None
         self._loop = asyncio.get_running_loop()
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self.notes: list[str] = []
@@ -110,8 +111,8 @@ class Node:
             await _run(node._writer_worker, node._take_locks)
             await node._open()
         except BaseException:
-            await _run(node._writer_worker, node._release)
-            await node._stop_workers()
+            node._closed = True
+            await node._stop_workers(node._abandon)
             raise
         return node
 
@@ -127,6 +128,7 @@ class Node:
         config = self.config
         self._reserve = Reserve(self._means.files, config.data_dir, config.storage.reserve_bytes)
         opened: Opened = await _run(self._writer_worker, self._recover)
+        self._opened = opened
         self.notes = opened.notes
         self._journal, self._engine = opened.journal, opened.engine
         identity = self._journal.identity
@@ -275,7 +277,7 @@ class Node:
                 raise InvalidRequest(f"at most {self.config.http.max_stores} stores", pointer="store")
             await self._sequencer.submit(CreateStore(name), 0, timeout_ms=self.config.timeout_ms)
             self._sequencer.hand_over()
-            await _run(self._writer_worker, _nothing)  # behind the entry: the file is there now
+            await _run(self._writer, _nothing)  # behind the entry: the file is there now
             if name not in self._stores:
                 self._serve(name)
         return self._stores[name]
@@ -492,6 +494,15 @@ class Node:
             self._engine.close()
             self._journal.close()
             self._release()
+
+    def _abandon(self) -> None:
+        """Close what a failed start has opened."""
+        for readers in self._readers.values():
+            readers.close()
+        if self._opened is not None:
+            self._opened.engine.close()
+            self._opened.journal.close()
+        self._release()
 
     def _release(self) -> None:
         for lock in self._locks:

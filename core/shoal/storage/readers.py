@@ -96,6 +96,7 @@ class StoreReaders:
                 return await self._await(self._pool, partial(self._read, running, query, arguments))
         finally:
             timer.cancel()
+            running.expire()  # nobody waits any more: a cancelled read must not go on
 
     async def run_on_writer(self, query: Callable[..., T], *arguments: Any) -> T:
         """See shoal.store.ports.Reader."""

@@ -54,7 +54,7 @@ class Writer:
         self._taken = 0
         self._done = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._broken = False
+        self._broken: BaseException | None = None
         self._stopped = False
 
     @property
@@ -97,7 +97,7 @@ class Writer:
     # -- on the writer's thread ------------------------------------------------------------------
 
     def _apply(self, entry: ApplyEntry, rows: int) -> None:
-        if self._broken:
+        if self._broken is not None:
             return
         before = self.backlog
         self._guarded(lambda: self._engine.apply(entry), entry.index)
@@ -108,7 +108,7 @@ class Writer:
             self._commit()
 
     def _commit(self) -> None:
-        if self._broken:
+        if self._broken is not None:
             return
         rows = self._engine.rows_pending
         started = time.perf_counter_ns()
@@ -124,15 +124,15 @@ class Writer:
             self._call(self._go_on_reclaiming)
 
     def _make_durable(self, done: Callable[[Report], None]) -> None:
-        if not self._broken and self._guarded(self._engine.make_durable, self._engine.applied_index):
+        if self._broken is None and self._guarded(self._engine.make_durable, self._engine.applied_index):
             self._call(partial(done, self._engine.report()))
 
     def _read(self, job: Callable[[], object]) -> object:
         """Rows kept back are written first: if the disk has no room for them, that is dealt with here."""
-        if not self._broken:
+        if self._broken is None:
             self._guarded(self._engine.flush, self._engine.applied_index)
-        if self._broken:
-            raise StorageError("the database failed; restart the node")
+        if self._broken is not None:
+            raise StorageError(f"the database failed, restart the node: {self._broken}")
         return job()
 
     def _guarded(self, job: Callable[[], object], index: int) -> bool:
@@ -162,7 +162,7 @@ class Writer:
         self._engine.commit()
 
     def _break(self, error: BaseException) -> None:
-        self._broken = True
+        self._broken = error
         self._call(partial(self._failed, error))
 
     def _call(self, callback: Callable[[], object]) -> None:

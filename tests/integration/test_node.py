@@ -1,0 +1,284 @@
+"""A node as a whole: several stores, dropping, truncation of the journal, one process at a time, an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import pytest
+from node_kit import SEGMENT, commit, events, everything, opened, segments, settle, small
+
+from shoal.config import StoreConfig
+from shoal.errors import DataDirLocked, NotFound, ShoalError, ShuttingDown
+from shoal.node import Node
+from shoal.types import ANY_VERSION, NO_STREAM, CaughtUp, EventFilter, NewEvent, StreamWrite
+
+LOCKED = """
+import asyncio, sys
+from pathlib import Path
+from shoal.config import Config
+from shoal.errors import DataDirLocked
+from shoal.node import Node
+async def main():
+    try:
+        await Node.open(Config(data_dir=Path(sys.argv[1]), telemetry_handlers=()))
+    except DataDirLocked as error:
+        print("refused:", error)
+asyncio.run(main())
+"""
+
+
+def own_threads() -> int:
+    return sum(thread.name.startswith("shoal-") for thread in threading.enumerate())
+
+
+async def test_a_second_process_is_refused(tmp_path):
+    async with opened(small(tmp_path)):
+        ran = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", LOCKED, str(tmp_path)], capture_output=True, text=True, check=True
+        )
+    assert ran.stdout.startswith("refused:")
+    assert "--data-dir" in ran.stdout
+    async with opened(small(tmp_path)):
+        pass
+
+
+async def test_a_store_directory_belongs_to_one_node_too(tmp_path):
+    shared = StoreConfig("main", data_dir=tmp_path / "shared")
+    async with opened(small(tmp_path / "one", shared)):
+        with pytest.raises(DataDirLocked):
+            await Node.open(small(tmp_path / "two", shared))
+
+
+async def test_a_refused_start_leaves_no_thread_and_no_lock(tmp_path):
+    async with opened(small(tmp_path)):
+        before = own_threads()
+        for _ in range(3):
+            with pytest.raises(DataDirLocked):
+                await Node.open(small(tmp_path))
+        assert own_threads() <= before + 1  # a helper may just be starting
+
+
+async def test_stores_are_apart(tmp_path):
+    async with opened(small(tmp_path, "one", "two")) as node:
+        for name in ("one", "two"):
+            assert await node.store(name).streams.append("s", NO_STREAM, events(2)) == 1
+            assert node.store(name).head == 2
+        await node.store("one").streams.delete("s")
+        live = await everything(node)
+        assert live["two"]["head"] == 2
+        assert len(live["two"]["events"]) == 2
+        assert live["one"]["events"] == []
+    async with opened(small(tmp_path, "one", "two")) as node:
+        assert await everything(node) == live
+
+
+async def test_a_dropped_store_is_gone_with_its_file_and_its_name_is_free(tmp_path):
+    async with opened(small(tmp_path)) as node:
+        store = await node.create_store("extra")
+        await store.streams.append("s", NO_STREAM, events(5))
+        await store.streams.read("s")
+        (path,) = (tmp_path / "db" / "g1").glob("extra-*.db")
+        await node.drop_store("extra")
+        assert not path.exists()
+        with pytest.raises(NotFound):
+            node.store("extra")
+        with pytest.raises(ShoalError):
+            await store.streams.append("s", ANY_VERSION, events(1))
+        with pytest.raises(ShoalError):
+            await store.streams.list_streams()
+        again = await node.create_store("extra")
+        assert await again.streams.list_streams() == []
+        assert await again.streams.append("s", NO_STREAM, events(1)) == 0
+        assert (await again.streams.read_all())[0].position == 1
+        await commit(node)
+        live = await everything(node)
+        assert live["extra"]["head"] == 1
+    async with opened(small(tmp_path)) as node:
+        assert await everything(node) == live
+
+
+async def test_a_store_dropped_while_it_is_used_answers_or_refuses(tmp_path):
+    async with opened(small(tmp_path)) as node:
+        store = await node.create_store("extra")
+        await store.streams.append("s", NO_STREAM, events(50))
+        await commit(node)
+        asked = [
+            *(store.streams.append("s", ANY_VERSION, events(1)) for _ in range(20)),
+            *(store.streams.read("s") for _ in range(20)),
+            *(store.streams.list_streams() for _ in range(5)),
+        ]
+        found = await asyncio.gather(*asked, node.drop_store("extra"), return_exceptions=True)
+        assert [each for each in found if isinstance(each, Exception) and not isinstance(each, ShoalError)] == []
+        assert not node.failed.done()
+        assert await node.store("main").streams.append("s", NO_STREAM, events(1)) == 0
+
+
+async def test_the_journal_stays_short_and_what_is_dropped_is_in_the_database(tmp_path):
+    async with opened(small(tmp_path, commit_rows=20)) as node:
+        store = node.store("main")
+        for _ in range(150):
+            await store.streams.append("s", ANY_VERSION, events(1, size=2_000))
+        await commit(node)
+        for _ in range(200):
+            if node._journal.segment_count <= 2:
+                break
+            await commit(node)
+            await asyncio.sleep(0.005)
+        assert node._journal.segment_count <= 2
+        assert node._journal.stats.segments_dropped >= 3
+    assert segments(tmp_path / "journal")[0].name > "0000000000000001.seg"
+    async with opened(small(tmp_path)) as node:
+        assert [event.version for event in await node.store("main").streams.read("s", count=200)] == list(range(150))
+        assert (await node.verify()).problems == []
+
+
+async def test_no_segment_goes_while_a_reader_keeps_the_commit_from_being_durable(tmp_path):
+    """A commit alone proves nothing: the checkpoint must have been able to move all of it."""
+    async with opened(small(tmp_path)) as node:
+        store = node.store("main")
+        await store.streams.append("s", NO_STREAM, events(1))
+        await commit(node)
+        readers = node._readers["main"]
+        pin = await asyncio.to_thread(readers._take)
+        await asyncio.to_thread(lambda: (pin.execute("BEGIN"), pin.execute("SELECT * FROM event").fetchall()))
+        for _ in range(80):
+            await store.streams.append("s", ANY_VERSION, events(1, size=2_000))
+        for _ in range(3):
+            await commit(node)
+            await asyncio.sleep(0.01)
+        assert node._journal.stats.segments_dropped == 0
+        await asyncio.to_thread(pin.close)
+        for _ in range(200):
+            await commit(node)
+            await asyncio.sleep(0.005)
+            if node._journal.stats.segments_dropped:
+                break
+        assert node._journal.stats.segments_dropped > 0
+
+
+async def test_rows_of_streams_deleted_for_ever_are_removed_by_and_by(tmp_path, monkeypatch):
+    monkeypatch.setattr("shoal.storage.store_db.RECLAIM_ROWS", 30)
+    monkeypatch.setattr("shoal.storage.writer.RECLAIM_PAUSE_S", 0.001)
+    async with opened(small(tmp_path)) as node:
+        store = node.store("main")
+        await store.streams.append("gone", NO_STREAM, events(100, tags=["t"]))
+        await store.streams.append("kept", NO_STREAM, events(2, tags=["t"]))
+        await store.streams.delete("gone", hard=True)
+        await commit(node)
+        count = "SELECT count(*) FROM event"
+        for _ in range(500):
+            (left,) = await store._context.reader.run(lambda c: c.execute(count).fetchone())
+            if left == 2:
+                break
+            await asyncio.sleep(0.002)
+        assert left == 2
+        assert [event.stream_id for event in await store.streams.read_by_tags(["t"])] == ["kept", "kept"]
+        assert (await node.verify()).problems == []
+
+
+async def test_a_node_closed_right_after_a_hard_delete_stays_closed(tmp_path, monkeypatch):
+    """The timer that goes on removing rows must not start a thread on closed files."""
+    monkeypatch.setattr("shoal.storage.writer.RECLAIM_PAUSE_S", 0.01)
+    async with opened(small(tmp_path)) as node:
+        store = node.store("main")
+        await store.streams.append("gone", NO_STREAM, events(10))
+        await store.streams.delete("gone", hard=True)
+        await commit(node)
+        before = threading.active_count()
+    await asyncio.sleep(0.03)
+    assert not node.failed.done()
+    assert threading.active_count() < before
+
+
+async def test_closing_twice_and_using_it_afterwards(tmp_path):
+    node = await Node.open(small(tmp_path))
+    store = node.store("main")
+    waiting = asyncio.ensure_future(store.wait_for(5, 10_000))
+    await asyncio.sleep(0)
+    await node.close()
+    await node.close()
+    with pytest.raises(ShuttingDown):
+        await waiting
+    with pytest.raises(ShuttingDown):
+        await store.streams.append("s", NO_STREAM, events(1))
+    with pytest.raises(ShuttingDown):
+        await store.streams.read("s")
+
+
+async def test_a_delete_is_seen_by_reads_that_began_after_it_though_sqlite_commits_meanwhile(tmp_path):
+    """The read's snapshot may be older than the commit whose report makes memory forget the delete."""
+    async with opened(small(tmp_path)) as node:
+        store = node.store("main")
+        await store.streams.append("s", NO_STREAM, events(5))
+        await commit(node)
+        await store.streams.delete("s")
+        context = store._context
+        found = context.queries.event_rows
+
+        class Slow:
+            """The reader answers from before the commit, after the loop has heard of it."""
+
+            def __getattr__(self, name):
+                return getattr(context.reader_before, name)
+
+            async def run(self, query, *arguments):
+                rows = await context.reader_before.run(query, *arguments)
+                await commit(node)
+                assert not context.memory.has_deletes
+                return rows
+
+        context.reader_before, context.reader = context.reader, Slow()
+        assert found
+        assert (await store.streams.read_events(EventFilter())).events == []
+        context.reader = context.reader_before
+        await store.streams.append("t", NO_STREAM, events(3))
+        await commit(node)
+        await store.streams.delete("t")
+        context.reader = Slow()
+        assert (await store.streams.read_events(EventFilter(), None, 10, "backward")).events == []
+        context.reader = context.reader_before
+
+
+async def test_a_tail_of_one_stream_that_begins_now_gives_only_what_comes(tmp_path):
+    async with opened(small(tmp_path)) as node:
+        store = node.store("main")
+        await store.streams.append("s", NO_STREAM, events(30))
+        await commit(node)
+        tail = store.streams.tail(EventFilter(), None, "s")
+        assert await anext(tail) == CaughtUp(30)
+        pages = []
+        read_page = store.streams._read_page
+
+        async def counted(stream_id, start, count, *, backward):
+            page = await read_page(stream_id, start, count, backward=backward)
+            pages.append(len(page.events))
+            return page
+
+        store.streams._read_page = counted
+        following = asyncio.ensure_future(anext(tail))
+        await store.streams.append("other", NO_STREAM, events(1))
+        await store.streams.append("s", 29, [NewEvent("new", 1)])
+        assert (await following).version == 30
+        assert sum(pages) == 1
+        await tail.aclose()
+
+
+async def test_figures_say_what_was_done(tmp_path):
+    async with opened(small(tmp_path)) as node:
+        store = node.store("main")
+        await store.streams.append_many([StreamWrite("a", ANY_VERSION, events(2)), StreamWrite("b", ANY_VERSION, events(1))])
+        await settle(node)
+        stats, info = node.stats(), node.info()
+        assert stats["events_appended_total"] == 3
+        assert stats["head_position:main"] == 3
+        assert stats["writer_backlog_rows"] == 0
+        assert info["commit_index"] == info["applied_index"]
+        assert (info["role"], info["disk_full"]) == ("leader", False)
+        term = info["term"]
+    async with opened(small(tmp_path)) as node:
+        assert node.info()["term"] == term + 1
+        assert node.info()["incarnation"] == info["incarnation"]
+        assert SEGMENT

@@ -1,0 +1,166 @@
+"""Pool sizes, timeouts and directories of a store have an effect one can see."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from node_kit import commit, events, inline, opened, run, settle, small
+
+from shoal.config import StoreConfig
+from shoal.errors import StorageError, Timeout, TooBusy
+from shoal.node import Means
+from shoal.testing.clock import FakeClock
+from shoal.types import ANY_VERSION, NO_STREAM
+
+
+class Gauge:
+    """A query that waits, and how many of it ran at once."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.now = self.most = 0
+        self.go_on = threading.Event()
+
+    def __call__(self, _connection):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        self.go_on.wait(5)
+        with self.lock:
+            self.now -= 1
+
+
+async def most_at_once(store, count: int, expected: int) -> int:
+    gauge = Gauge()
+    reads = [asyncio.ensure_future(store._context.reader.run(gauge)) for _ in range(count)]
+    for _ in range(500):
+        if gauge.now >= expected:
+            break
+        await asyncio.sleep(0.002)
+    await asyncio.sleep(0.02)
+    gauge.go_on.set()
+    await asyncio.gather(*reads)
+    return gauge.most
+
+
+async def test_reader_pool_size_is_how_many_reads_of_a_store_run_at_once(tmp_path):
+    """Each store has its own, though they share the threads: one store's readers leave the others theirs."""
+    config = small(tmp_path, StoreConfig("one", reader_pool_size=1), StoreConfig("four", reader_pool_size=4))
+    async with opened(config) as node:
+        assert await most_at_once(node.store("one"), 6, 1) == 1
+        assert await most_at_once(node.store("four"), 6, 4) == 4
+
+
+def test_the_threads_are_as_many_as_the_largest_pool(tmp_path, nothing_blocks_the_loop):
+    asked = {}
+
+    def workers(name, threads):
+        asked[name] = threads
+        return inline(name, threads)
+
+    async def main():
+        stores = (StoreConfig("a", reader_pool_size=2), StoreConfig("b", reader_pool_size=7))
+        async with opened(small(tmp_path, *stores), Means(clock=FakeClock(), workers=workers)):
+            pass
+
+    nothing_blocks_the_loop.deactivate()
+    try:
+        run(main())
+    finally:
+        nothing_blocks_the_loop.activate()
+    assert asked["reader"] == 7
+    assert asked["journal"] == asked["writer"] == 1
+
+
+async def test_writer_pool_size_is_how_many_queues_hold_what_waits(tmp_path):
+    """One queue that is full refuses the streams of it alone; with one queue it refuses all."""
+    stores = (StoreConfig("one", writer_pool_size=1), StoreConfig("many", writer_pool_size=64))
+    async with opened(small(tmp_path, *stores, writer_queue_limit=3)) as node:
+
+        async def refused(name):
+            store = node.store(name)
+            asked = [store.streams.append(f"s{n}", NO_STREAM, events(1)) for n in range(12)]
+            found = await asyncio.gather(*asked, return_exceptions=True)
+            return sum(isinstance(each, TooBusy) for each in found)
+
+        assert await refused("one") == 9
+        assert await refused("many") < 9
+
+
+SLOW = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c LIMIT 1000000000) SELECT count(*) FROM c"
+
+
+async def test_a_read_past_the_stores_timeout_is_interrupted_and_the_connection_serves_on(tmp_path):
+    stores = (StoreConfig("quick", timeout_ms=30), StoreConfig("patient", timeout_ms=60_000))
+    async with opened(small(tmp_path, *stores)) as node:
+        reader = node.store("quick")._context.reader
+        with pytest.raises(Timeout, match="ask for less"):
+            await reader.run(lambda connection: connection.execute(SLOW).fetchall())
+        assert await node.store("quick").streams.list_streams() == []
+        slow = asyncio.ensure_future(
+            node.store("patient")._context.reader.run(lambda connection: connection.execute(SLOW).fetchall())
+        )
+        await asyncio.sleep(0.1)
+        assert not slow.done()
+        slow.cancel()  # its reader is interrupted, or closing would wait for it
+        async with asyncio.timeout(5):
+            await node.close()
+
+
+async def test_a_read_that_waits_for_a_slot_past_its_time_does_not_run_at_all(tmp_path):
+    config = small(tmp_path, StoreConfig("main", reader_pool_size=1, timeout_ms=40))
+    async with opened(config) as node:
+        reader = node.store("main")._context.reader
+        ran = []
+        first = asyncio.ensure_future(reader.run(lambda connection: connection.execute(SLOW).fetchall()))
+        await asyncio.sleep(0)
+        with pytest.raises(Timeout):
+            await asyncio.gather(first, reader.run(lambda _connection: ran.append(1)))
+        await asyncio.gather(first, return_exceptions=True)
+        await asyncio.sleep(0.05)
+        assert ran == []
+        assert await node.store("main").streams.list_streams() == []
+
+
+async def test_the_timeout_of_a_store_is_that_of_its_appends(tmp_path):
+    clock = FakeClock()
+    stores = (StoreConfig("quick", timeout_ms=50), StoreConfig("patient", timeout_ms=60_000))
+    async with opened(small(tmp_path, *stores), Means(clock=clock)) as node:
+        block = threading.Event()
+        node._journal_worker.submit(lambda: block.wait(5))
+        asked = [asyncio.ensure_future(node.store(n).streams.append("s", NO_STREAM, events(1))) for n in ("quick", "patient")]
+        await asyncio.sleep(0.01)
+        clock.advance(51)
+        with pytest.raises(Timeout) as caught:
+            await asked[0]
+        assert caught.value.outcome == "unknown"
+        assert not asked[1].done()
+        block.set()
+        assert await asked[1] == 0
+        assert await node.store("quick").streams.get_version("s") == 0
+
+
+async def test_a_stores_own_directory_holds_its_file(tmp_path):
+    config = small(tmp_path / "data", StoreConfig("main"), StoreConfig("far", data_dir=tmp_path / "far"))
+    async with opened(config) as node:
+        for name in ("main", "far"):
+            await node.store(name).streams.append("s", NO_STREAM, events(3))
+        await commit(node)
+        assert list((tmp_path / "far" / "db").glob("far-*.db"))
+        assert not list((tmp_path / "data" / "db").rglob("far-*.db"))
+    async with opened(config) as node:
+        assert len(await node.store("far").streams.read("s")) == 3
+        await node.drop_store("far")
+        assert not list((tmp_path / "far" / "db").glob("far-*.db"))
+
+
+async def test_the_file_of_another_node_in_a_stores_directory_is_refused(tmp_path):
+    far = StoreConfig("main", data_dir=tmp_path / "far")
+    async with opened(small(tmp_path / "one", far)) as node:
+        await node.store("main").streams.append("s", ANY_VERSION, events(1))
+        await settle(node)
+    with pytest.raises(StorageError, match="another journal"):
+        async with opened(small(tmp_path / "two", far)):
+            pass
