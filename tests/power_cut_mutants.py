@@ -36,12 +36,17 @@ def _dropped_at_commit(commit: Callable[[Database, int, int], None]) -> Callable
 
 
 def _applied_apart(self: Database, index: int, term: int) -> None:
+    digest = self._digest  # the digest is kept right, so that only the rule itself is broken
     self.begin()
+    self.put_meta(digest=digest())
     self.connection.execute("COMMIT")
-    self._open = False
     if index > self.applied_index:
+        self.connection.execute("BEGIN IMMEDIATE")
         self.put_meta(applied_index=index, applied_term=term)
+        self.put_meta(digest=digest())
+        self.connection.execute("COMMIT")
         self.applied_index, self.applied_term = index, term
+    self._open = False
 
 
 MUTANTS = ("no fdatasync", "segment dropped at commit", "applied_index outside the transaction")

@@ -12,7 +12,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from shoal.errors import ConditionFailed, EventIdReused, StreamTombstoned, WrongExpectedVersion
+from shoal.errors import (
+    ConditionFailed,
+    EventIdReused,
+    StreamNotFound,
+    StreamTombstoned,
+    WrongExpectedVersion,
+)
 from shoal.store.api import Store
 from shoal.types import (
     ANY_VERSION,
@@ -30,6 +36,9 @@ from shoal.types import (
 STREAMS: Final = tuple(f"board-{number}" for number in range(6))
 TYPES: Final = ("reading", "alarm", "ack")
 TAGS: Final = ("kitchen", "cellar", "roof")
+
+
+_REFUSED: Final = (ConditionFailed, EventIdReused, StreamNotFound, StreamTombstoned, WrongExpectedVersion)
 
 
 class Asked(NamedTuple):
@@ -148,7 +157,10 @@ class Model:
         self._note()
 
     def saved(self, stream_id: str, version: int, data: str) -> None:
-        """Take a saved snapshot."""
+        """Take a saved snapshot; one of a deleted stream would have no life to belong to."""
+        same(
+            "a snapshot's stream was deleted", stream_id in self.streams and self.actual(stream_id) < 0, False
+        )
         self.snapshots[stream_id, version] = data
         self._note()
 
@@ -351,7 +363,7 @@ class Workload:
         self._mark(Asked(self.name, number, writes))
         try:
             answer = await asked
-        except (ConditionFailed, EventIdReused, StreamTombstoned, WrongExpectedVersion) as refused:
+        except _REFUSED as refused:
             self._count(refused.code)
         else:
             accepted(answer)

@@ -114,12 +114,14 @@ async def test_a_read_that_waits_for_a_slot_past_its_time_does_not_run_at_all(tm
     async with opened(config) as node:
         reader = node.store("main")._context.reader
         ran = []
-        first = asyncio.ensure_future(reader.run(lambda connection: connection.execute(SLOW).fetchall()))
-        await asyncio.sleep(0)
+        gauge = Gauge()
+        first = asyncio.ensure_future(reader.run(gauge))
+        waiting = asyncio.ensure_future(reader.run(lambda _connection: ran.append(1)))
+        await asyncio.sleep(0.08)
+        gauge.go_on.set()
         with pytest.raises(Timeout):
-            await asyncio.gather(first, reader.run(lambda _connection: ran.append(1)))
-        await asyncio.gather(first, return_exceptions=True)
-        await asyncio.sleep(0.05)
+            await waiting
+        await first
         assert ran == []
         assert await node.store("main").streams.list_streams() == []
 

@@ -298,7 +298,7 @@ async def test_boards_take_turns_and_a_dead_one_is_left_out(clients, dead_url):
 
 async def test_a_hanging_board_gets_its_share_of_the_time_only(clients):
     async with ScriptedBoard(say_nothing) as stuck, ScriptedBoard(DUPLICATE) as sound:
-        version = await clients.connect(stuck, sound, timeout_ms=100).streams.append("s", -1, [EVENT])
+        version = await clients.connect(stuck, sound, timeout_ms=2_000).streams.append("s", -1, [EVENT])
         assert version.duplicate
         assert stuck.seen[0].body == sound.seen[0].body
 

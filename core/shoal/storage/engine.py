@@ -350,7 +350,7 @@ def fetch_one(connection: apsw.Connection, need: Need) -> ReadSet:
 def is_disk_full(error: BaseException) -> bool:
     """Whether the file system had no room."""
     if isinstance(error, apsw.IOError):  # of the index beside the WAL, which SQLite reports in its own way
-        return error.extendedresult == apsw.SQLITE_IOERR_SHMSIZE
+        return getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE
     return isinstance(error, apsw.FullError | DiskFull) or (
         isinstance(error, OSError) and error.errno == errno.ENOSPC
     )

@@ -18,7 +18,7 @@ import apsw
 from shoal.errors import DatabaseCorrupt, NotFound, Timeout
 from shoal.storage.database import open_connection
 from shoal.storage.engine import fetch_one
-from shoal.storage.store_db import StoreDb
+from shoal.storage.store_db import StoreDb, is_corrupt
 from shoal.storage.workers import Worker
 from shoal.store.ports import Need, ReadSet
 
@@ -110,7 +110,11 @@ class StoreReaders:
             result: T = await future
         except apsw.InterruptError as error:
             raise Timeout("the read took longer than the store's timeout; ask for less at a time") from error
-        except (apsw.CorruptError, apsw.NotADBError) as error:
+        except apsw.Error as error:
+            if self._closed or self._store() is None:
+                raise NotFound("the store was dropped") from error  # and its files went while it was read
+            if not is_corrupt(error):
+                raise
             damaged = DatabaseCorrupt(
                 f"{self._path}: {error}. Restart the node: it rebuilds the file if it can"
             )
