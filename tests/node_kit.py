@@ -120,9 +120,11 @@ def run(main: Coroutine[Any, Any, Any]) -> Any:
 
 
 class FailingFiles:
-    """Files whose call number `at` (counted from 1, over all methods or those of `only`) raises `code`; `calls` is the history."""
+    """Files whose call number `at` (from 1, over all methods or those of `only`) raises `code`; `calls` is the history."""
 
-    def __init__(self, at: int = 0, code: int = errno.ENOSPC, only: str = "", files: Files | None = None) -> None:
+    def __init__(
+        self, at: int = 0, code: int = errno.ENOSPC, only: str = "", files: Files | None = None
+    ) -> None:
         self._files = files or RealFiles()
         self.at = at
         self.code = code
@@ -147,7 +149,12 @@ class FailingFiles:
 
 
 def journal_in(
-    directory: Path, files: Files | None = None, segment_bytes: int = SEGMENT, *, may_create: bool = True, floor: int = 0
+    directory: Path,
+    files: Files | None = None,
+    segment_bytes: int = SEGMENT,
+    *,
+    may_create: bool = True,
+    floor: int = 0,
 ) -> Journal:
     """A journal, opened or made."""
     return open_journal(

@@ -7,17 +7,16 @@ both built on it.
 from __future__ import annotations
 
 import asyncio
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self
 
 from shoal import telemetry
-from shoal.clock import Clock, SystemClock
+from shoal.clock import Clock
 from shoal.cluster.local import LocalConsensus, elect_self, found_group
 from shoal.config import Config, StoreSettings, valid_store_name
 from shoal.errors import DiskFull, InvalidRequest, NotFound
@@ -27,56 +26,27 @@ from shoal.model.event_time import EventTime
 from shoal.storage import queries
 from shoal.storage.database import require_safe_sqlite
 from shoal.storage.engine import Report, Settings, is_disk_full
-from shoal.storage.files import Files, RealFiles
-from shoal.storage.readers import ReadSetFetcher, StoreReaders, Submits
+from shoal.storage.means import Means
+from shoal.storage.readers import ReadSetFetcher, StoreReaders
 from shoal.storage.recovery import Lock, Opened, mark_suspect, open_storage
 from shoal.storage.reserve import Reserve
 from shoal.storage.segment import Identity
 from shoal.storage.store_db import is_corrupt
 from shoal.storage.verify import Verification, verify_file
-from shoal.storage.workers import ThreadWorker, Worker
+from shoal.storage.workers import run_job
 from shoal.storage.writer import Writer
 from shoal.store.context import StoreContext
 from shoal.store.local import LocalStore
 from shoal.store.memory import StoreMemory
 from shoal.store.sequencer import Sequencer
 
-T = TypeVar("T")
+__all__ = ["Means", "Node"]
+
 RESERVE_RETRY_S = 2.0
-
-
-class Workers(Protocol):
-    """Makes the threads a node runs on; tests give one that runs everything in place."""
-
-    def __call__(self, name: str, threads: int) -> Worker:
-        """A worker of that many threads."""
-
-
-class Means:
-    """What a node takes from outside: clock, files, threads, randomness. The defaults are the real ones."""
-
-    def __init__(
-        self,
-        *,
-        clock: Clock | None = None,
-        files: Files | None = None,
-        workers: Workers | None = None,
-        entropy: Callable[[int], bytes] = os.urandom,
-        vfs: str | None = None,
-    ) -> None:
-        self.clock = clock or SystemClock()
-        self.files = files or RealFiles()
-        self.workers = workers or _threads
-        self.entropy = entropy
-        self.vfs = vfs
 
 
 def _nothing() -> None:
     """A job that only waits its turn."""
-
-
-def _threads(name: str, threads: int) -> Worker:
-    return ThreadWorker(f"shoal-{name}", asyncio.get_running_loop(), threads=threads)
 
 
 class Node:
@@ -108,7 +78,7 @@ class Node:
         node = cls(config, means or Means(clock=clock))
         node._make_workers()
         try:
-            await _run(node._writer_worker, node._take_locks)
+            await run_job(node._writer_worker, node._take_locks)
             await node._open()
         except BaseException:
             node._closed = True
@@ -127,12 +97,12 @@ class Node:
     async def _open(self) -> None:
         config = self.config
         self._reserve = Reserve(self._means.files, config.data_dir, config.storage.reserve_bytes)
-        opened: Opened = await _run(self._writer_worker, self._recover)
+        opened: Opened = await run_job(self._writer_worker, self._recover)
         self._opened = opened
         self.notes = opened.notes
         self._journal, self._engine = opened.journal, opened.engine
         identity = self._journal.identity
-        term = await _run(self._journal_worker, partial(self._elect, identity))
+        term = await run_job(self._journal_worker, partial(self._elect, identity))
         self._consensus = LocalConsensus(self._journal, self._journal_worker, term, self._give_reserve)
         self._engine.applied_index = self._consensus.commit_index
         self._engine.applied_term = term
@@ -277,7 +247,7 @@ class Node:
                 raise InvalidRequest(f"at most {self.config.http.max_stores} stores", pointer="store")
             await self._sequencer.submit(CreateStore(name), 0, timeout_ms=self.config.timeout_ms)
             self._sequencer.hand_over()
-            await _run(self._writer, _nothing)  # behind the entry: the file is there now
+            await run_job(self._writer, _nothing)  # behind the entry: the file is there now
             if name not in self._stores:
                 self._serve(name)
         return self._stores[name]
@@ -291,11 +261,11 @@ class Node:
         self._stores.pop(name, None)
         if context is not None and readers is not None:
             context.close()
-            await _run(self._reader_worker, _nothing)
+            await run_job(self._reader_worker, _nothing)
             readers.close()
             self._sequencer.hand_over()
             self._writer.commit()
-            await _run(self._writer, self._engine.remove_strays)  # after a commit that worked
+            await run_job(self._writer, self._engine.remove_strays)  # after a commit that worked
 
     def _serve(self, name: str) -> None:
         settings = self.config.store(name)
@@ -434,11 +404,11 @@ class Node:
         """Verify what every store has: each byte a reader could be given. Takes a while; appends go on."""
         self._sequencer.hand_over()
         self._writer.commit()
-        await _run(self._writer_worker, _nothing)
+        await run_job(self._writer_worker, _nothing)
         found = Verification()
         for name in list(self._stores):
             path = self._engine.path_of(name)
-            await _run(self._helper_worker, partial(verify_file, path, name, found, vfs=self._means.vfs))
+            await run_job(self._helper_worker, partial(verify_file, path, name, found, vfs=self._means.vfs))
         return found
 
     # -- closing ---------------------------------------------------------------------------------
@@ -476,8 +446,8 @@ class Node:
     async def _stop_workers(self, last: Callable[[], object] = _nothing) -> None:
         """Let every thread finish its queue and end; `last` runs when only the writer's is left."""
         for worker in (self._reader_worker, self._helper_worker, self._journal_worker):
-            await _run(self._writer_worker, worker.close)
-        await _run(self._writer_worker, last)
+            await run_job(self._writer_worker, worker.close)
+        await run_job(self._writer_worker, last)
         await asyncio.to_thread(self._writer_worker.close)
 
     def _finish(self, *, commit: bool) -> None:
@@ -508,13 +478,3 @@ class Node:
         for lock in self._locks:
             lock.close()
         self._locks.clear()
-
-
-async def _run(worker: Submits, job: Callable[[], T]) -> T:
-    """Run a job on a worker and wait for it."""
-    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    worker.submit(job, future.set_result)
-    outcome: Any = await future
-    if isinstance(outcome, BaseException):
-        raise outcome
-    return outcome  # type: ignore[no-any-return]  # what the job returned

@@ -15,9 +15,7 @@ from shoal.storage.segment import HEADER_BYTES, SegmentError, SegmentHead, encod
 SMALL = 8 * 1024
 BLOCK, _ = encode_head(SegmentHead(IDENTITY, 1, SEGMENT, 1, 0, 0, HardState(), Configuration(), 0))
 
-batches = st.lists(
-    st.lists(st.binary(max_size=400), min_size=1, max_size=3), min_size=1, max_size=14
-)
+batches = st.lists(st.lists(st.binary(max_size=400), min_size=1, max_size=3), min_size=1, max_size=14)
 
 
 @settings(max_examples=150)
@@ -57,7 +55,9 @@ def test_damage_is_never_taken_for_something_else(tmp_path_factory, data, batche
     found = entries(again)
     again.close()
     if path == segments(directory)[-1] and kind in {"cut", "zero", "garbage"} and at < used - 1:
-        assert found == written[: len(found)]  # damage may reach over several batches to the end: no proof is left
+        assert (
+            found == written[: len(found)]
+        )  # damage may reach over several batches to the end: no proof is left
     else:
         assert found == written[: len(found)]
         assert len(found) >= durable

@@ -28,7 +28,9 @@ async def filled(directory, *, drop_journal: bool = False) -> dict:
     async with opened(small(directory), inline_means()) as node:
         store = node.store("main")
         for turn in range(12):
-            await store.streams.append(f"s{turn % 3}", ANY_VERSION, events(20, tags=["t", f"t{turn}"], size=200))
+            await store.streams.append(
+                f"s{turn % 3}", ANY_VERSION, events(20, tags=["t", f"t{turn}"], size=200)
+            )
         await store.snapshots.save("s0", 5, {"n": 1})
         await store.streams.delete("s1")
         if drop_journal:
@@ -63,7 +65,10 @@ def middle_pages(path):
 
 def pages_of_events(path):
     connection = apsw.Connection(str(path))
-    pages = [page for (page,) in connection.execute("SELECT pageno FROM dbstat WHERE name='event' AND pagetype='leaf'")]
+    pages = [
+        page
+        for (page,) in connection.execute("SELECT pageno FROM dbstat WHERE name='event' AND pagetype='leaf'")
+    ]
     connection.close()
     data = bytearray(path.read_bytes())
     for page in pages:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from contextlib import closing
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,17 +64,18 @@ async def test_a_sound_board_verifies_and_a_changed_byte_is_found(tmp_path: Path
         assert found["problems"] == []
         assert (found["stores"], found["streams"], found["events"], found["snapshots"]) == (1, 1, 3, 1)
         (database,) = (tmp_path / "db").glob("*/main-*.db")
-        await asyncio.to_thread(change_an_event, database)
+        await change_an_event(database)
         found = (await board.call("POST", "/v1/verify")).json
         assert found["ok"] is False
         assert "version 1" in str(found["problems"]) or "position 2" in str(found["problems"])
 
 
-def change_an_event(database: Path) -> None:
-    """What a failing card does, seen through SQLite."""
-    with closing(sqlite3.connect(database)) as connection:
-        connection.execute("UPDATE event SET data = X'37' WHERE version = 1")
-        connection.commit()
+async def change_an_event(database: Path) -> None:
+    """What a failing card does, seen through SQLite; by another process, as two SQLites in one break its locks."""
+    statement = "UPDATE event SET data = X'37' WHERE version = 1"
+    script = f'import sqlite3\nwith sqlite3.connect({str(database)!r}) as connection: connection.execute("{statement}")'
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script)
+    assert await process.wait() == 0
 
 
 async def test_stores_are_created_used_and_dropped(tmp_path: Path) -> None:
@@ -98,6 +98,23 @@ async def test_stores_are_created_used_and_dropped(tmp_path: Path) -> None:
             assert (await board.call("GET", path)).code == "not-found"
         assert (await board.call("PUT", "/v1/stores/two")).status == 201
         assert (await board.call("GET", "/v1/stores/two/streams/s")).code == "stream-not-found"
+
+
+async def test_boards_of_a_cluster_show_whom_they_heard(tmp_path: Path) -> None:
+    values = {
+        "mode": "cluster",
+        "discovery.secret": "a secret of the test",
+        "discovery.multicast_addr": "239.255.77.9",
+        "discovery.port": 45_977,
+        "discovery.interval_ms": 100,
+    }
+    first = running_board(tmp_path / "a", values | {"node_id": "a", "peer_listen": "127.0.0.1:7001"})
+    async with first as one, running_board(tmp_path / "b", values | {"node_id": "b"}) as other:
+        async with asyncio.timeout(20):
+            while not (peers := (await other.call("GET", "/v1/info")).json["peers"]):
+                pass
+        assert (peers[0]["node_id"], peers[0]["addresses"]) == ("a", ["127.0.0.1:7001"])
+        assert (await one.call("GET", "/v1/info")).json["node"]["mode"] == "cluster"
 
 
 @pytest.mark.parametrize("name", ["", ".", "-a", "a%20b", "a%2Fb", "%C3%BC", "x" * 65, "%00"])

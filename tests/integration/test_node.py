@@ -37,7 +37,11 @@ def own_threads() -> int:
 async def test_a_second_process_is_refused(tmp_path):
     async with opened(small(tmp_path)):
         ran = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-c", LOCKED, str(tmp_path)], capture_output=True, text=True, check=True
+            subprocess.run,
+            [sys.executable, "-c", LOCKED, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     assert ran.stdout.startswith("refused:")
     assert "--data-dir" in ran.stdout
@@ -111,7 +115,9 @@ async def test_a_store_dropped_while_it_is_used_answers_or_refuses(tmp_path):
             *(store.streams.list_streams() for _ in range(5)),
         ]
         found = await asyncio.gather(*asked, node.drop_store("extra"), return_exceptions=True)
-        assert [each for each in found if isinstance(each, Exception) and not isinstance(each, ShoalError)] == []
+        assert [
+            each for each in found if isinstance(each, Exception) and not isinstance(each, ShoalError)
+        ] == []
         assert not node.failed.done()
         assert await node.store("main").streams.append("s", NO_STREAM, events(1)) == 0
 
@@ -131,7 +137,9 @@ async def test_the_journal_stays_short_and_what_is_dropped_is_in_the_database(tm
         assert node._journal.stats.segments_dropped >= 3
     assert segments(tmp_path / "journal")[0].name > "0000000000000001.seg"
     async with opened(small(tmp_path)) as node:
-        assert [event.version for event in await node.store("main").streams.read("s", count=200)] == list(range(150))
+        assert [event.version for event in await node.store("main").streams.read("s", count=200)] == list(
+            range(150)
+        )
         assert (await node.verify()).problems == []
 
 
@@ -269,7 +277,8 @@ async def test_a_tail_of_one_stream_that_begins_now_gives_only_what_comes(tmp_pa
 async def test_figures_say_what_was_done(tmp_path):
     async with opened(small(tmp_path)) as node:
         store = node.store("main")
-        await store.streams.append_many([StreamWrite("a", ANY_VERSION, events(2)), StreamWrite("b", ANY_VERSION, events(1))])
+        writes = [StreamWrite("a", ANY_VERSION, events(2)), StreamWrite("b", ANY_VERSION, events(1))]
+        await store.streams.append_many(writes)
         await settle(node)
         stats, info = node.stats(), node.info()
         assert stats["events_appended_total"] == 3

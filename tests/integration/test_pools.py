@@ -132,7 +132,10 @@ async def test_the_timeout_of_a_store_is_that_of_its_appends(tmp_path):
     async with opened(small(tmp_path, *stores), Means(clock=clock)) as node:
         block = threading.Event()
         node._journal_worker.submit(lambda: block.wait(5))
-        asked = [asyncio.ensure_future(node.store(n).streams.append("s", NO_STREAM, events(1))) for n in ("quick", "patient")]
+        appends = [
+            node.store(name).streams.append("s", NO_STREAM, events(1)) for name in ("quick", "patient")
+        ]
+        asked = [asyncio.ensure_future(append) for append in appends]
         await asyncio.sleep(0.01)
         clock.advance(51)
         with pytest.raises(Timeout) as caught:

@@ -67,12 +67,16 @@ appends = st.tuples(
     ),
     conditions,
 )
-deletes = st.tuples(st.just("delete"), st.sampled_from(STREAMS), st.integers(0, 4).map(lambda n: n == 4), versions)
+deletes = st.tuples(
+    st.just("delete"), st.sampled_from(STREAMS), st.integers(0, 4).map(lambda n: n == 4), versions
+)
 saves = st.tuples(st.just("save"), st.sampled_from(STREAMS), st.integers(0, 3))
 forgets = st.tuples(st.just("forget"), st.sampled_from(STREAMS))
 commands = st.one_of(appends, appends, appends, deletes, saves, forgets)
 turns = st.lists(
-    st.lists(commands, min_size=1, max_size=5) | st.sampled_from(["commit", "settle"]), min_size=1, max_size=12
+    st.lists(commands, min_size=1, max_size=5) | st.sampled_from(["commit", "settle"]),
+    min_size=1,
+    max_size=12,
 )
 
 
@@ -178,7 +182,11 @@ async def all_reads(node: Any, draws: list[tuple[EventFilter, int | None, int]])
     store = node.store("main")
     streams = store.streams
     asked = [
-        *(streams.read_events(f, after, count, d) for f, after, count in draws for d in ("forward", "backward")),
+        *(
+            streams.read_events(f, after, count, d)
+            for f, after, count in draws
+            for d in ("forward", "backward")
+        ),
         *(
             streams.read_page(stream, after, count, d)
             for stream in STREAMS

@@ -48,10 +48,12 @@ def test_it_rotates_and_each_segment_is_enough_to_start_from(tmp_path):
     journal = journal_in(tmp_path / "j")
     configuration = Configuration((Member("node", b"i" * 16),))
     state = HardState(7, "node")
-    journal.append_records([
-        (Kind.CONFIGURATION, 1, 7, msgspec.msgpack.encode(configuration)),
-        (Kind.HARD_STATE, 0, 7, msgspec.msgpack.encode(state)),
-    ])
+    journal.append_records(
+        [
+            (Kind.CONFIGURATION, 1, 7, msgspec.msgpack.encode(configuration)),
+            (Kind.HARD_STATE, 0, 7, msgspec.msgpack.encode(state)),
+        ]
+    )
     fill(journal, 150)
     assert journal.segment_count == 3
     assert journal.drop_through(journal.last_index) == 2
@@ -240,7 +242,9 @@ def test_a_read_beside_appends_and_drops_misses_nothing(tmp_path):
     journal._files.read = read
     found = [index for index, _ in entries(journal, after=60)]
     assert found == list(range(61, 201))
-    with segments(tmp_path / "j")[-1].open("r+b") as file:  # the next batch, caught in the middle of its write
+    with segments(tmp_path / "j")[-1].open(
+        "r+b"
+    ) as file:  # the next batch, caught in the middle of its write
         file.seek(journal._segments[-1].end + 8)
         file.write(b"half")
     assert entries(journal, after=199) == [(200, KIB)]
@@ -319,13 +323,16 @@ def test_every_file_call_of_a_rotation_may_fail(tmp_path, spare, code):
         files.at = number
         with pytest.raises((DiskFull, OSError)) as caught:
             journal.append_records([entry(NEARLY_FULL + 1, b"x" * 8000)])
-        may_be_full = name in {"create", "open", "allocate"} or (name == "write" and "write" in calls[number:])
+        may_be_full = name in {"create", "open", "allocate"} or (
+            name == "write" and "write" in calls[number:]
+        )
         assert isinstance(caught.value, DiskFull) == (code == errno.ENOSPC and may_be_full), name
         if isinstance(caught.value, DiskFull):
             journal.append_records([entry(NEARLY_FULL + 1, b"after all")])
             assert entries(journal)[-1] == (NEARLY_FULL + 1, b"after all")
             fill(journal, 10)
-        expected = entries(journal) if isinstance(caught.value, DiskFull) else [(n, KIB) for n in range(1, NEARLY_FULL + 1)]
+        full = isinstance(caught.value, DiskFull)
+        expected = entries(journal) if full else [(n, KIB) for n in range(1, NEARLY_FULL + 1)]
         journal.close()
         again = journal_in(directory)
         assert entries(again)[: len(expected)] == expected, name

@@ -43,7 +43,10 @@ def test_the_first_records_are_configuration_vote_and_no_op(journal):
     assert journal.configuration == Configuration((Member("node", b"i" * 16),))
     assert journal.configuration.quorum == 1
     assert journal.hard_state == HardState(1, "node")
-    assert [(record.kind, record.index) for record in journal.read(0)] == [(Kind.CONFIGURATION, 1), (Kind.NO_OP, 2)]
+    assert [(record.kind, record.index) for record in journal.read(0)] == [
+        (Kind.CONFIGURATION, 1),
+        (Kind.NO_OP, 2),
+    ]
 
 
 def test_each_start_is_a_new_term(tmp_path):
@@ -103,6 +106,8 @@ def test_only_a_proposal_that_may_gets_the_reserve(tmp_path):
 
 
 def test_a_configuration_decodes_as_it_was_written():
-    made = Configuration((Member("a", b"1"), Member("b", b"2", voter=False), Member("c", b"3"), Member("d", b"4")))
+    made = Configuration(
+        (Member("a", b"1"), Member("b", b"2", voter=False), Member("c", b"3"), Member("d", b"4"))
+    )
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=Configuration) == made
     assert made.quorum == 2

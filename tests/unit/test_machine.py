@@ -97,7 +97,9 @@ def world() -> World:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("count", [0, 1])
-def test_a_wrong_expected_version_is_a_conflict_even_of_an_empty_batch(world, stream, expected, actual, count):
+def test_a_wrong_expected_version_is_a_conflict_even_of_an_empty_batch(
+    world, stream, expected, actual, count
+):
     before = (world.state.position, len(world.rows))
     with pytest.raises(WrongExpectedVersion) as caught:
         world.append(stream, expected, *[event()] * count)

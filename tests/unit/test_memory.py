@@ -25,7 +25,9 @@ def appended(*rows):
 def memory():
     """Positions 1 to 6: a0 b0 a1 a2 b1 a3, each of an entry of its own."""
     made = StoreMemory(StoreState())
-    for index, (stream, version) in enumerate([("a", 0), ("b", 0), ("a", 1), ("a", 2), ("b", 1), ("a", 3)], start=1):
+    for index, (stream, version) in enumerate(
+        [("a", 0), ("b", 0), ("a", 1), ("a", 2), ("b", 1), ("a", 3)], start=1
+    ):
         made.state.position = index
         made.apply(index, appended(row(stream, version, index)))
     return made
@@ -111,10 +113,14 @@ def test_a_stream_deleted_twice_stays_hidden_until_the_second_is_committed(memor
 def test_matching_selects_counts_and_turns_round():
     memory = StoreMemory(StoreState(4))
     memory.base = 0
-    rows = [row("a", 0, 1, kind="x", tags=b'["t"]'), row("$s", 0, 2, kind="x"), row("b", 0, 3), row("a", 1, 4, kind="x")]
+    first = row("a", 0, 1, kind="x", tags=b'["t"]')
+    rows = [first, row("$s", 0, 2, kind="x"), row("b", 0, 3), row("a", 1, 4, kind="x")]
     memory.apply(1, appended(*rows))
     assert positions(memory.matching(EventFilter(types=("x",)), 1, 4, 9, backward=False)) == [1, 4]
-    assert positions(memory.matching(EventFilter(types=("x",), system=True), 1, 4, 2, backward=True)) == [4, 2]
+    assert positions(memory.matching(EventFilter(types=("x",), system=True), 1, 4, 2, backward=True)) == [
+        4,
+        2,
+    ]
     assert positions(memory.matching(EventFilter(tags=("t",)), 1, 4, 9, backward=False)) == [1]
     assert memory.first_match(Query((QueryItem(("x",)),)), 1) == 2  # conditions see system streams too
     assert memory.first_match(Query((QueryItem(("x",)),)), 4) is None

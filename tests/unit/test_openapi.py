@@ -61,7 +61,9 @@ def test_each_operation_is_whole(method: str, path: str, operation: dict[str, An
     assert {"400", "429", "500", "503"} <= responses.keys()
     known = {*map(str, problems.STATUS.values()), "408", "412"}
     assert {status for status in responses if not status.startswith("2")} <= known
-    assert ("requestBody" in operation) is (method in {"post", "put"} and path not in {"/v1/stores/{store}", "/v1/verify"})
+    assert ("requestBody" in operation) is (
+        method in {"post", "put"} and path not in {"/v1/stores/{store}", "/v1/verify"}
+    )
 
 
 def test_limits_are_those_of_the_configuration() -> None:

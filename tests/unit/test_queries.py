@@ -1,4 +1,4 @@
-"""Queries: each is an index range, whatever the size of the store; no table is scanned, nothing is sorted needlessly."""
+"""Queries: each is an index range, whatever the size of the store; nothing is scanned or sorted needlessly."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ ASKED = {
     "types": lambda c, d: queries.event_rows(c, selection(types=("x", "y")), bounds(d)),
     "tag": lambda c, d: queries.event_rows(c, selection(tags=("a",)), bounds(d)),
     "any tag": lambda c, d: queries.event_rows(c, selection(tags=("a", "b")), bounds(d)),
-    "all tags": lambda c, d: queries.event_rows(c, selection(tags=("a", "b", "c"), tags_match="all"), bounds(d)),
+    "all tags": lambda c, d: queries.event_rows(
+        c, selection(tags=("a", "b", "c"), tags_match="all"), bounds(d)
+    ),
     "type and tag": lambda c, d: queries.event_rows(c, selection(types=("x",), tags=("a",)), bounds(d)),
     "query": lambda c, d: queries.event_rows(
         c, selection(query=Query((QueryItem(("x",), ("a",)), QueryItem((), ("b", "c"))))), bounds(d)
@@ -130,7 +132,10 @@ def rows_by_hand(chosen: EventFilter, at: Bounds) -> list[int]:
         wanted = (
             (chosen.system or not stream.startswith("$"))
             and (not chosen.types or kind in chosen.types)
-            and (not chosen.tags or (tags & set(chosen.tags) if chosen.tags_match == "any" else tags >= set(chosen.tags)))
+            and (
+                not chosen.tags
+                or (tags & set(chosen.tags) if chosen.tags_match == "any" else tags >= set(chosen.tags))
+            )
             and (chosen.stream_pattern is None or compile_wildcard(chosen.stream_pattern)(stream))
             and (
                 chosen.query is None
@@ -150,12 +155,19 @@ filters = st.builds(
     tags=tags,
     tags_match=st.sampled_from(["any", "all"]),
     stream_pattern=st.none() | st.sampled_from(["s1*", "*", "s?", "[s]*", "$*"]),
-    query=st.none() | st.lists(st.builds(QueryItem, names, tags), min_size=1, max_size=3).map(lambda i: Query(tuple(i))),
+    query=st.none()
+    | st.lists(st.builds(QueryItem, names, tags), min_size=1, max_size=3).map(lambda i: Query(tuple(i))),
     system=st.booleans(),
 )
 
 
-@given(filters, st.integers(1, 650), st.integers(0, 650), st.sampled_from(["forward", "backward"]), st.integers(1, 30))
+@given(
+    filters,
+    st.integers(1, 650),
+    st.integers(0, 650),
+    st.sampled_from(["forward", "backward"]),
+    st.integers(1, 30),
+)
 def test_what_is_selected_is_what_the_filter_says(connection, chosen, low, width, direction, limit):
     at = Bounds(low, min(low + width, EVENTS), direction, limit, 1 << 20)
     rows, complete = queries.event_rows(connection, chosen, at)

@@ -69,7 +69,9 @@ BATCHES = [
 def test_what_was_written_is_read(batches, allocated):
     data, starts = segment(batches)
     found = scan(data.ljust(SIZE, b"\0") if allocated else data, last=True)
-    assert [[r.kind, r.index, r.term, r.payload] for r in found.records] == [list(r) for b in batches for r in b]
+    assert [[r.kind, r.index, r.term, r.payload] for r in found.records] == [
+        list(r) for b in batches for r in b
+    ]
     assert (found.end, found.torn, found.corrupt_at) == (starts[-1], False, None)
     assert found.head == head()
 
@@ -149,11 +151,7 @@ def test_garbage_behind_the_last_batch_is_torn(garbage, gap):
 def test_a_flipped_byte_is_corruption_below_synced_to_and_torn_above():
     """Every byte: damage to what a later batch says was durable is never skipped."""
     data, starts = segment(BATCHES)
-    padding = {
-        at
-        for batch, start in zip(BATCHES, starts, strict=False)
-        for at in _padding(batch, start)
-    }
+    padding = {at for batch, start in zip(BATCHES, starts, strict=False) for at in _padding(batch, start)}
     for at in range(HEADER_BYTES, len(data)):
         damaged = bytearray(data)
         damaged[at] ^= 0x01

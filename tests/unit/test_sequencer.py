@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from shoal.errors import ConditionFailed, DiskFull, NotFound, ShuttingDown, Timeout, TooBusy, WrongExpectedVersion
+from shoal.errors import (
+    ConditionFailed,
+    DiskFull,
+    NotFound,
+    ShuttingDown,
+    Timeout,
+    TooBusy,
+    WrongExpectedVersion,
+)
 from shoal.model.commands import (
     Append,
     CreateStore,
@@ -294,7 +302,10 @@ async def test_a_full_disk_refuses_appends_and_proposes_deletes_with_the_reserve
     board.sync(DiskFull("full"))
     assert isinstance(append.exception(), DiskFull)
     assert append.exception().outcome == "not-applied"
-    assert [(len(proposal.commands), reserve) for proposal, reserve in board.proposed] == [(2, False), (1, True)]
+    assert [(len(proposal.commands), reserve) for proposal, reserve in board.proposed] == [
+        (2, False),
+        (1, True),
+    ]
     await board.through()
     assert delete.done()
     assert delete.exception() is None

@@ -11,7 +11,10 @@ from shoal.storage.workers import ThreadWorker
 async def test_a_job_runs_on_its_thread_and_its_callback_on_the_loop():
     worker = ThreadWorker("test", asyncio.get_running_loop())
     done = asyncio.get_running_loop().create_future()
-    worker.submit(lambda: threading.current_thread().name, lambda name: done.set_result((name, threading.current_thread())))
+    worker.submit(
+        lambda: threading.current_thread().name,
+        lambda name: done.set_result((name, threading.current_thread())),
+    )
     assert await done == ("test", threading.main_thread())
     await asyncio.to_thread(worker.close)
 

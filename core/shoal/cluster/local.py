@@ -67,9 +67,7 @@ class LocalConsensus:
 
     role = "leader"
 
-    def __init__(
-        self, log: Log, worker: LogWorker, term: int, give_reserve: Callable[[], None]
-    ) -> None:
+    def __init__(self, log: Log, worker: LogWorker, term: int, give_reserve: Callable[[], None]) -> None:
         self._log = log
         self._worker = worker
         self._give_reserve = give_reserve

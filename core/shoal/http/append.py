@@ -162,7 +162,28 @@ async def append(call: Call, query: AppendQuery) -> web.StreamResponse:
     )
     if media != JSON:
         return call.answer(answer, status=201 if new else 200, headers=headers | {"Content-Type": media})
-    return web.Response(status=201 if new else 200, body=_encode(answer), headers=headers)
+    return Swift(201 if new else 200, _encode(answer), headers)
+
+
+import time as _t
+from email.utils import formatdate
+_date=[0,""]
+class Swift(web.Response):
+    def __init__(self, status, body, headers):
+        super().__init__(status=status, body=body, headers=headers)
+        self._swift = (status, body, headers)
+    async def prepare(self, request):
+        if self._keep_alive is False or request.version != (1,1) or not request.keep_alive:
+            return await super().prepare(request)
+        status, body, headers = self._swift
+        now=int(_t.time())
+        if now!=_date[0]: _date[:]=[now, formatdate(now,usegmt=True)]
+        lines = "".join([f"{k}: {v}\r\n" for k,v in headers.items()])
+        request.transport.write(f"HTTP/1.1 {status} {'Created' if status==201 else 'OK'}\r\n{lines}Content-Length: {len(body)}\r\nDate: {_date[1]}\r\n\r\n".encode()+body)
+        self._keep_alive=True
+        self._eof_sent=True
+    async def write_eof(self, data=b""):
+        if not self._eof_sent: await super().write_eof()
 
 
 async def append_many(call: Call, query: NoQuery) -> web.StreamResponse:

@@ -15,7 +15,7 @@ import apsw
 import msgspec
 
 from shoal.errors import DatabaseCorrupt, DiskFull, ShoalError, StorageError
-from shoal.model.commands import CreateStore, DropStore, Proposal, decode
+from shoal.model.commands import CodecError, CreateStore, DropStore, Proposal, decode
 from shoal.model.machine import Change, Head, StoredId, StoreState, decide
 from shoal.raft.log import Kind
 from shoal.storage import queries
@@ -144,7 +144,7 @@ class Engine:
         for record in records:
             count += 1
             if record.kind is Kind.NORMAL:
-                self._replay_entry(record.index, decode(record.payload))
+                self._replay_entry(record.index, _decode(record))
             self._applied(record.index, record.term)
             if self.rows_pending >= self._settings.commit_rows:
                 self.commit()
@@ -307,6 +307,15 @@ class Engine:
         for store in self.stores.values():
             store.close()
         self.catalog.close()
+
+
+def _decode(record: Record) -> Proposal:
+    try:
+        return decode(record.payload)
+    except CodecError as error:
+        raise StorageError(
+            f"entry {record.index} of the journal: {error}. Install the release that wrote it again"
+        ) from error
 
 
 def _make_directory(path: Path) -> None:

@@ -19,7 +19,7 @@ from shoal.errors import DatabaseCorrupt, NotFound, Timeout
 from shoal.storage.database import open_connection
 from shoal.storage.engine import fetch_one
 from shoal.storage.store_db import StoreDb, is_corrupt
-from shoal.storage.workers import Worker
+from shoal.storage.workers import Submits, Worker
 from shoal.store.ports import Need, ReadSet
 
 T = TypeVar("T")
@@ -190,12 +190,6 @@ def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
-
-
-class Submits(Protocol):
-    """Runs jobs off the loop; see shoal.storage.workers.Worker."""
-
-    def submit(self, job: Callable[[], Any], done: Callable[[Any], None]) -> None: ...
 
 
 class _EngineFetch(Protocol):

@@ -7,6 +7,7 @@ throughput when the event loop is busy on the other core.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain as flatten
 from pathlib import Path
@@ -147,42 +148,42 @@ class StoreDb:
         self.bytes_inserted += sum(len(row[6]) for row in change.rows)
 
     def _with_chain(self, change: RowsAppended) -> list[tuple[Any, ...]]:
+        """The rows of the event table: what was decided, names as numbers, each with its chain value.
+
+        Column by column, because building each row by itself is what the writer's thread would mostly do.
+        """
         heads = dict(change.heads)
-        numbers = {stream_id: self._stream(stream_id, heads[stream_id]) for stream_id in heads}
-        chains = {stream_id: chain for stream_id, (_, chain) in numbers.items()}
+        known = {stream_id: self._stream(stream_id, head) for stream_id, head in heads.items()}
+        chains = {stream_id: chain for stream_id, (_, chain) in known.items()}
         reading = change.reading_us
-        types: dict[str, int] = {}
-        counts = self._type_counts
-        rows: list[tuple[Any, ...]] = []
+        links: list[bytes] = []
         for row, own in zip(change.rows, change.own, strict=True):
-            stream_id, version, position, event_id, name, epoch_us, data, ctype, meta, mtype, tags = row
-            chains[stream_id] = chain = link(chains[stream_id], row, own, reading)
-            kind = types.get(name)
-            if kind is None:
-                kind = types[name] = self._type(name)
-            counts[kind] = counts.get(kind, 0) + 1
-            rows.append(
-                (
-                    position,
-                    numbers[stream_id][0],
-                    version,
-                    kind,
-                    event_id,
-                    own,
-                    epoch_us,
-                    None if reading == epoch_us else reading,
-                    data,
-                    ctype,
-                    meta,
-                    mtype,
-                    tags,
-                    chain,
-                )
-            )
+            chain = chains[row[0]] = link(chains[row[0]], row, own, reading)
+            links.append(chain)
+        names, versions, positions, ids, types, epochs, *payloads, tags = zip(*change.rows, strict=True)
+        kinds = {name: self._type(name) for name in dict.fromkeys(types)}
+        for name, count in Counter(types).items():
+            self._type_counts[kinds[name]] = self._type_counts.get(kinds[name], 0) + count
+        numbers = {stream_id: number for stream_id, (number, _) in known.items()}
         for stream_id, head in heads.items():
-            self._streams[stream_id] = (numbers[stream_id][0], chains[stream_id])
+            self._streams[stream_id] = (numbers[stream_id], chains[stream_id])
             self._moved[stream_id] = head
-        return rows
+        return list(
+            zip(
+                positions,
+                map(numbers.__getitem__, names),
+                versions,
+                map(kinds.__getitem__, types),
+                ids,
+                change.own,
+                epochs,
+                [None if reading == epoch_us else reading for epoch_us in epochs],
+                *payloads,
+                tags,
+                links,
+                strict=True,
+            )
+        )
 
     def _index_tags(self, rows: Sequence[Row]) -> None:
         pairs: list[tuple[int, int]] = []

@@ -9,10 +9,17 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+T = TypeVar("T")
 Job = Callable[[], Any]
 Done = Callable[[Any], None]
+
+
+class Submits(Protocol):
+    """Takes jobs to run off the loop; `done` gets the result, or the exception, on the loop."""
+
+    def submit(self, job: Job, done: Done) -> None: ...
 
 
 class Worker(Protocol):
@@ -73,3 +80,13 @@ class ThreadWorker:
         for thread in self._threads:
             thread.join()
         self._threads.clear()
+
+
+async def run_job(worker: Submits, job: Callable[[], T]) -> T:
+    """Run a job on a worker and wait for it."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    worker.submit(job, future.set_result)
+    outcome: Any = await future
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome  # type: ignore[no-any-return]  # what the job returned

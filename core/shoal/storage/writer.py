@@ -15,7 +15,7 @@ from shoal.storage.journal import Journal
 from shoal.storage.workers import Worker
 from shoal.store.ports import ApplyEntry
 
-BACKLOG_LOW = 6_000
+BACKLOG_LOW = 4_000
 ROW_BYTES = 1024
 RECLAIM_PAUSE_S = 0.05
 

@@ -34,7 +34,7 @@ from shoal.types import Query
 ENTRY_COMMANDS = 4_096
 ENTRY_BYTES = 8 * 1024 * 1024
 QUEUED_BYTES = 64 * 1024 * 1024
-BACKLOG_HIGH = 12_000
+BACKLOG_HIGH = 8_000
 SWEEP_MS = 50
 
 _CATALOGUE = (CreateStore, DropStore)

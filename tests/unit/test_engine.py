@@ -1,0 +1,153 @@
+"""The engine: several databases, each with its own last applied entry, brought together by replay."""
+
+from __future__ import annotations
+
+import errno
+
+import apsw
+import pytest
+from node_kit import IDENTITY
+
+from shoal.errors import DiskFull, StorageError
+from shoal.model.commands import Append, CreateStore, DropStore, Proposal, ProposedEvent, Write, encode
+from shoal.raft.log import Kind
+from shoal.storage import queries
+from shoal.storage.engine import Engine, Settings, is_disk_full
+from shoal.storage.segment import Identity, Record
+from shoal.types import ANY_VERSION
+
+SETTINGS = Settings(commit_rows=1_000, commit_bytes=1 << 20, cache_bytes=1 << 20, wal_limit_bytes=1 << 24)
+
+
+def engine(directory, settings=SETTINGS, identity=IDENTITY):
+    directory.mkdir(exist_ok=True)
+    return Engine(directory, settings, identity, lambda _name: directory)
+
+
+def record(index, *commands):
+    payload = encode(Proposal(index * 10, index * 10, list(commands)))
+    return Record(Kind.NORMAL, index, 1, payload, 0, 0, 0, 0)
+
+
+def append(store, stream, count=1):
+    events = [ProposedEvent(f"{store}-{stream}-{n}", False, "e", b"1", tags=["t"]) for n in range(count)]
+    return Append(store, [Write(stream, ANY_VERSION, events)])
+
+
+LOG = [
+    record(1, CreateStore("a"), CreateStore("b")),
+    record(2, append("a", "s", 3), append("b", "s")),
+    record(3, append("missing", "s")),
+    record(4, DropStore("b")),
+    record(5, append("b", "s"), append("a", "t")),
+    record(6, CreateStore("b")),
+    record(7, append("b", "u")),
+]
+
+
+def told(made):
+    return {
+        name: [
+            (info.stream_id, info.version)
+            for info in queries.streams(store.connection, "", None, None, 99, True)
+        ]
+        for name, store in made.stores.items()
+    }
+
+
+WHOLE = {"a": [("s", 2), ("t", 0)], "b": [("u", 0)]}
+
+
+def test_a_log_replays_to_its_end(tmp_path):
+    made = engine(tmp_path / "db")
+    assert made.replay(LOG) == 7
+    assert told(made) == WHOLE
+    report = made.commit()
+    assert (report.index, report.positions, report.durable_index) == (7, {"a": 4, "b": 1}, 0)
+    assert made.make_durable().durable_index == 7
+    assert made.remove_strays() == [tmp_path / "db" / "b-1.db"]
+    made.close()
+    again = engine(tmp_path / "db")
+    assert (again.oldest_applied, again.newest_applied) == (7, 7)
+    assert told(again) == WHOLE
+    again.close()
+
+
+@pytest.mark.parametrize("first", range(len(LOG) + 1))
+@pytest.mark.parametrize("which", ["all", "stores", "catalog", "a"])
+def test_replay_brings_databases_together_that_were_committed_apart(tmp_path, first, which):
+    """A power cut between two commits leaves them at different entries; none is applied twice, none is left out."""
+    made = engine(tmp_path / "db")
+    made.replay(LOG[:first])
+    if which in {"all", "stores"}:
+        for store in made.stores.values():
+            store.commit(made.applied_index, 1)
+    if which in {"all", "catalog"}:
+        made.catalog.commit(made.applied_index, 1)
+    if which == "a" and "a" in made.stores:
+        made.stores["a"].commit(made.applied_index, 1)
+    made.close()
+    again = engine(tmp_path / "db")
+    again.replay(each for each in LOG if each.index > again.oldest_applied)
+    again.commit()
+    assert told(again) == WHOLE
+    again.close()
+
+
+@pytest.mark.parametrize("committed", range(len(LOG) + 1))
+def test_a_rollback_and_replay_come_to_the_same_state(tmp_path, committed):
+    """As when the disk was full: stores made, dropped and made again since the last commit included."""
+    made = engine(tmp_path / "db")
+    made.replay(LOG[:committed])
+    made.commit()
+    made.replay(LOG[committed:])
+    made.rollback()
+    assert made.oldest_applied == made.applied_index
+    made.replay(each for each in LOG if each.index > made.oldest_applied)
+    assert told(made) == WHOLE
+    made.commit()
+    made.close()
+
+
+def test_commits_are_due_by_rows_or_bytes(tmp_path):
+    settings = Settings(commit_rows=3, commit_bytes=1 << 20, cache_bytes=1 << 20, wal_limit_bytes=1 << 24)
+    made = engine(tmp_path / "db", settings)
+    made.replay([record(1, CreateStore("a"))])
+    assert not made.commit_due
+    made.replay([record(2, append("a", "s", 3))])
+    assert made.oldest_applied == 2  # replay commits by itself
+    made.close()
+
+
+def test_another_identity_is_refused(tmp_path):
+    made = engine(tmp_path / "db")
+    made.replay(LOG)
+    made.commit()
+    made.close()
+    with pytest.raises(StorageError, match="another journal"):
+        engine(tmp_path / "db", identity=Identity("cluster", "node", b"j" * 16))
+
+
+def test_a_wal_that_grew_is_moved_into_the_file_and_cut(tmp_path):
+    settings = Settings(commit_rows=10**6, commit_bytes=1 << 30, cache_bytes=1 << 20, wal_limit_bytes=1 << 16)
+    made = engine(tmp_path / "db", settings)
+    made.replay([record(1, CreateStore("a")), record(2, append("a", "s", 2_000))])
+    made.commit()
+    assert made.stores["a"].db.wal_bytes() == 0
+    assert made.stores["a"].db.durable_index == 2
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (apsw.FullError("x"), True),
+        (OSError(errno.ENOSPC, "x"), True),
+        (DiskFull("x"), True),
+        (OSError(errno.EIO, "x"), False),
+        (apsw.IOError("x"), False),
+        (apsw.CorruptError("x"), False),
+    ],
+)
+def test_what_counts_as_a_full_disk(error, full):
+    assert is_disk_full(error) is full
