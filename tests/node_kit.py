@@ -120,7 +120,7 @@ def run(main: Coroutine[Any, Any, Any]) -> Any:
 
 
 class FailingFiles:
-    """Files whose call number `at` (from 1, over all methods or those of `only`) raises `code`; `calls` is the history."""
+    """Files whose call number `at` (from 1, of all methods or of `only`) raises `code`; `calls` is the history."""
 
     def __init__(
         self, at: int = 0, code: int = errno.ENOSPC, only: str = "", files: Files | None = None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from base64 import b64decode
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import cbor2
@@ -303,3 +306,36 @@ async def test_a_bad_append_to_several_streams_is_refused(board: Board, body: An
     assert (reply.status, reply.code) == (400, "invalid-request")
     assert reply.json["pointer"] == pointer
     assert (await board.call("GET", "/v1/streams/a")).status == 404
+
+
+HEAD = b"POST /v1/streams/s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 29\r\n"
+BODY = b'[{"event_type":"t","data":1}]'
+
+
+@pytest.mark.parametrize(
+    ("head", "answers", "kept"),
+    [
+        (HEAD, b"HTTP/1.1 201 Created", True),
+        (HEAD + b"Connection: close\r\n", b"HTTP/1.1 201 Created", False),
+        (HEAD.replace(b"1.1", b"1.0"), b"HTTP/1.0 201 Created", False),
+        (HEAD.replace(b"1.1", b"1.0") + b"Connection: keep-alive\r\n", b"HTTP/1.0 201 Created", True),
+    ],
+)
+async def test_an_append_is_answered_over_any_kind_of_connection(
+    shared_board: Board, head: bytes, answers: bytes, kept: bool
+) -> None:
+    """One that is kept takes the next request, also one that was sent without waiting."""
+    request = head + b"\r\n" + BODY
+    reader, writer = await asyncio.open_connection(*shared_board.address)
+    writer.write(request * 3 if kept else request)
+    for _ in range(3 if kept else 1):
+        lines = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
+        headers = dict(line.lower().split(b": ", 1) for line in lines[1:-2])
+        body = await reader.readexactly(int(headers[b"content-length"]))
+        assert lines[0] == answers
+        assert headers[b"content-type"] == b"application/json"
+        assert headers[b"etag"] == b'"%d"' % json.loads(body)["version"]
+        assert parsedate_to_datetime(headers[b"date"].decode()).tzinfo is not None
+    if not kept:
+        assert await reader.read() == b""
+    writer.close()

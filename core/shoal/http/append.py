@@ -28,6 +28,7 @@ from shoal.http import answers, bodies, negotiation, params, problems
 from shoal.http.context import Call
 from shoal.http.events import QueryItems
 from shoal.http.params import ExpectedVersion, NoQuery, Position, Text
+from shoal.http.replies import Reply
 from shoal.http.routing import Answer, Body, Route
 from shoal.model.commands import ProposedEvent, Write
 from shoal.model.payload import (
@@ -139,7 +140,6 @@ _Writes = SentWrites[SentEvent] | SentWrites[SentValue]
 async def append(call: Call, query: AppendQuery) -> web.StreamResponse:
     """Append all events of the body, or none."""
     limits, stream_id = call.context.limits, call.stream_id
-    check_writable_stream_id(stream_id, limits)
     media = call.media()
     raw = await call.body()
     content_type = call.request.headers.get("Content-Type")
@@ -162,28 +162,7 @@ async def append(call: Call, query: AppendQuery) -> web.StreamResponse:
     )
     if media != JSON:
         return call.answer(answer, status=201 if new else 200, headers=headers | {"Content-Type": media})
-    return Swift(201 if new else 200, _encode(answer), headers)
-
-
-import time as _t
-from email.utils import formatdate
-_date=[0,""]
-class Swift(web.Response):
-    def __init__(self, status, body, headers):
-        super().__init__(status=status, body=body, headers=headers)
-        self._swift = (status, body, headers)
-    async def prepare(self, request):
-        if self._keep_alive is False or request.version != (1,1) or not request.keep_alive:
-            return await super().prepare(request)
-        status, body, headers = self._swift
-        now=int(_t.time())
-        if now!=_date[0]: _date[:]=[now, formatdate(now,usegmt=True)]
-        lines = "".join([f"{k}: {v}\r\n" for k,v in headers.items()])
-        request.transport.write(f"HTTP/1.1 {status} {'Created' if status==201 else 'OK'}\r\n{lines}Content-Length: {len(body)}\r\nDate: {_date[1]}\r\n\r\n".encode()+body)
-        self._keep_alive=True
-        self._eof_sent=True
-    async def write_eof(self, data=b""):
-        if not self._eof_sent: await super().write_eof()
+    return Reply(201 if new else 200, _encode(answer), headers)
 
 
 async def append_many(call: Call, query: NoQuery) -> web.StreamResponse:
