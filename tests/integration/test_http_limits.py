@@ -150,6 +150,19 @@ async def test_events_over_a_limit_are_413(
         assert await nothing_stored(board)
 
 
+async def test_a_body_without_a_length_is_cut_off_while_it_arrives(tmp_path: Path) -> None:
+    """The board has begun to read it when it grows over the limit, and it never ends."""
+    async with running_board(tmp_path, {"limits.body_bytes": 1024, "limits.event_bytes": 512}) as board:
+        reader, writer = await asyncio.open_connection(*board.address)
+        writer.write(HEAD + b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
+        writer.write((b"80\r\n" + b" " * 128 + b"\r\n") * 9)
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert b" 413 " in answer.splitlines()[0]
+        writer.close()
+        assert await nothing_stored(board)
+
+
 async def test_a_client_may_wait_until_its_body_is_wanted(tmp_path: Path) -> None:
     """`Expect: 100-continue`, which curl sends with large bodies."""
     async with running_board(tmp_path, {"limits.body_bytes": 1024, "limits.event_bytes": 512}) as board:

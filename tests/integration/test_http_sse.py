@@ -83,6 +83,10 @@ async def test_a_tail_of_a_stream_has_only_its_events(tmp_path: Path) -> None:
             await board.append("b", 9)
             await board.append("a", 3)
             assert await events.data() == 3
+        async with tail(board, "/v1/streams/a?from=6") as events:
+            assert (await events.block())["event"] == "caught-up"
+            await board.append("a", 4, 5, 6)
+            assert await events.data() == 6
         async with tail(board, "/v1/streams/new") as events:
             assert (await events.block())["event"] == "caught-up"
             await board.append("new", 7)

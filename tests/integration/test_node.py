@@ -255,8 +255,6 @@ async def test_a_tail_of_one_stream_that_begins_now_gives_only_what_comes(tmp_pa
         store = node.store("main")
         await store.streams.append("s", NO_STREAM, events(30))
         await commit(node)
-        tail = store.streams.tail(EventFilter(), None, "s")
-        assert await anext(tail) == CaughtUp(30)
         pages = []
         read_page = store.streams._read_page
 
@@ -266,6 +264,8 @@ async def test_a_tail_of_one_stream_that_begins_now_gives_only_what_comes(tmp_pa
             return page
 
         store.streams._read_page = counted
+        tail = store.streams.tail(EventFilter(), None, "s")
+        assert await anext(tail) == CaughtUp(30)
         following = asyncio.ensure_future(anext(tail))
         await store.streams.append("other", NO_STREAM, events(1))
         await store.streams.append("s", 29, [NewEvent("new", 1)])

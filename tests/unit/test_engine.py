@@ -6,6 +6,7 @@ import errno
 
 import apsw
 import pytest
+from msgspec import structs
 from node_kit import IDENTITY
 
 from shoal.errors import DiskFull, StorageError
@@ -95,13 +96,15 @@ def test_replay_brings_databases_together_that_were_committed_apart(tmp_path, fi
 
 
 @pytest.mark.parametrize("committed", range(len(LOG) + 1))
-def test_a_rollback_and_replay_come_to_the_same_state(tmp_path, committed):
+@pytest.mark.parametrize("commit_rows", [1, 1_000])
+def test_a_rollback_and_replay_come_to_the_same_state(tmp_path, committed, commit_rows):
     """As when the disk was full: stores made, dropped and made again since the last commit included."""
     made = engine(tmp_path / "db")
     made.replay(LOG[:committed])
     made.commit()
     made.replay(LOG[committed:])
     made.rollback()
+    made._settings = structs.replace(SETTINGS, commit_rows=commit_rows)
     assert made.oldest_applied == made.applied_index
     made.replay(each for each in LOG if each.index > made.oldest_applied)
     assert told(made) == WHOLE

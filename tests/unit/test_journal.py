@@ -10,7 +10,7 @@ from node_kit import SEGMENT, FailingFiles, entries, entry, journal_in, segments
 
 from shoal.errors import DiskFull, JournalCorrupt, StorageError
 from shoal.raft.log import Configuration, HardState, Kind, Member
-from shoal.storage.segment import HEADER_BYTES, record_bytes
+from shoal.storage.segment import HEADER_BYTES, encode_record, record_bytes
 
 KIB = b"k" * 1024
 NEARLY_FULL = 55
@@ -231,22 +231,23 @@ def test_a_read_beside_appends_and_drops_misses_nothing(tmp_path):
     journal = journal_in(tmp_path / "j")
     fill(journal, 200)
     real = journal._files.read
-    half_written = []
+    dropped = []
 
     def read(path):
-        if not half_written:
-            half_written.append(path)
+        if not dropped:
+            dropped.append(path)
             journal.drop_through(60)
         return real(path)
 
     journal._files.read = read
     found = [index for index, _ in entries(journal, after=60)]
     assert found == list(range(61, 201))
-    with segments(tmp_path / "j")[-1].open(
-        "r+b"
-    ) as file:  # the next batch, caught in the middle of its write
-        file.seek(journal._segments[-1].end + 8)
-        file.write(b"half")
+    # The next two batches, read while they were written: of the first only zeros, the second whole.
+    end, size = journal._segments[-1].end, record_bytes(8)
+    later, _ = encode_record(Kind.NORMAL, 202, 1, b"2" * 8, synced_to=end + size, chain=0, salt=journal._salt)
+    with segments(tmp_path / "j")[-1].open("r+b") as file:
+        file.seek(end + size)
+        file.write(later)
     assert entries(journal, after=199) == [(200, KIB)]
     journal.close()
 

@@ -20,7 +20,7 @@ from shoal import errors
 from shoal.http import problems
 
 _KEEPALIVE_S: Final = 75.0
-_LINGER_S: Final = 2.0
+_LINGER_S: Final = 1.0
 _STALL_S: Final = 30.0
 _HEAD_BYTES: Final = 64 * 1024
 _SETTINGS: Final[dict[str, Any]] = {

@@ -276,8 +276,6 @@ class Engine:
         for name in [name for name in self.stores if name not in self.created]:
             self.stores.pop(name).close()
         for name in self.created:
-            if name in self.stores and self.stores[name].db.path != self.path_of(name):
-                self.stores.pop(name).close()  # a younger one of the same name
             if name not in self.stores:
                 self.stores[name] = self._open_store(name)
             self.stores[name].rollback()
