@@ -339,3 +339,10 @@ async def test_an_append_is_answered_over_any_kind_of_connection(
     if not kept:
         assert await reader.read() == b""
     writer.close()
+
+
+async def test_an_idempotency_key_is_refused_rather_than_ignored(board: Board) -> None:
+    """Whoever sends the header counts on being safe to repeat, which this release gives by event ids only."""
+    reply = await board.append("keyed", 1, headers={"Idempotency-Key": "session/1"})
+    assert (reply.status, reply.code, reply.json["pointer"]) == (400, "invalid-request", "Idempotency-Key")
+    assert (await board.call("GET", "/v1/streams/keyed")).status == 404

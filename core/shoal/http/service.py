@@ -30,6 +30,9 @@ ROUTES: Final[tuple[Route[Any], ...]] = tuple(
 _NOT_BUILT: Final = ("/streams/{stream_id}/version_at", "/streams/{stream_id}/scavenge")
 """Paths of later releases that would otherwise read as versions."""
 
+_KEY: Final = "Idempotency-Key"
+"""Refused rather than ignored: whoever sends it counts on being safe to repeat."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -76,6 +79,10 @@ class Service:
                 await context.door.look()
             access = context.door.admit(route.role, request.headers.get("Authorization"))
         call = Call(context, request, route, self._ids(raw_ids), access)
+        if _KEY in request.headers and request.method not in {"GET", "HEAD"}:
+            raise InvalidRequest(
+                f"{_KEY} is not supported by this release; give the events ids, then repeating is safe", pointer=_KEY
+            )
         if "stream_id" in raw_ids:
             access.check(call.stream_id)
         query = (

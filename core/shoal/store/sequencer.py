@@ -247,12 +247,12 @@ class Sequencer:
         last = max((memory.state.epoch_us for memory in self.stores.values()), default=0)
         clock_us = self._event_time.stamp(reading, self._clock.monotonic_ms(), last)
         proposal = Proposal(clock_us, reading.epoch_us, [pending.command for pending in batch])
+        payload = encode(proposal)
         self._in_flight = batch
         self._proposal = proposal
         self._proposed = None
         needs = self._needs(batch)
         self._fetched = None if needs else {}
-        payload = encode(proposal)
         self._size = len(payload)
         self._consensus.propose(payload, self._on_proposed, use_reserve=use_reserve)
         if needs:
