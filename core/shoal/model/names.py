@@ -32,7 +32,8 @@ def check_writable_stream_id(value: Any, limits: Limits, pointer: str = "stream_
 
 def check_event_type(value: Any, limits: Limits, pointer: str = "event_type") -> None:
     """1 to 256 bytes, no NUL."""
-    check_text(value, limits.event_type_bytes, pointer)
+    if not _is_ascii_name(value, limits.event_type_bytes):
+        check_text(value, limits.event_type_bytes, pointer)
 
 
 def check_event_id(value: Any, limits: Limits, pointer: str = "event_id") -> None:

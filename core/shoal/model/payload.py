@@ -92,28 +92,32 @@ def prepare_all(
             f"{len(events)} events in one append, {limits.events_per_append} are allowed", pointer=pointer
         )
     prepared: list[ProposedEvent] = []
+    checked_type: object = prepared  # nothing an event could have
+    own_ids = False
     try:
-        plain_type: str | None = None
         for event, event_id in zip(events, ids.take(len(events)), strict=True):
-            if _is_like_the_one_before(event, plain_type):  # a batch is mostly of one kind: spare the checks
+            if _has_only_data(event):  # most are so: nothing to check but the data, and a type seen before
+                event_type = event.event_type
+                if event_type is not checked_type:
+                    check_event_type(event_type, limits, "/event_type")
+                    checked_type = event_type
                 data, content_type = encode_value(event.data, limits, "/data")
                 if len(data) <= limits.event_bytes:
-                    prepared.append(ProposedEvent(event_id, False, event.event_type, data, content_type))  # noqa: FBT003
+                    prepared.append(ProposedEvent(event_id, False, event_type, data, content_type))  # noqa: FBT003
                     continue
             prepared.append(prepare(event, limits, event_id))
-            plain_type = event.event_type
+            own_ids = True
     except InvalidRequest as error:
         where = f"{pointer}/{len(prepared)}{error.pointer}"
         raise type(error)(error.detail, pointer=where) from None
-    refuse_repeated_ids(prepared, pointer)
+    if own_ids:
+        refuse_repeated_ids(prepared, pointer)
     return prepared
 
 
-def _is_like_the_one_before(event: NewEvent, checked_type: str | None) -> bool:
-    """Whether the type is the very object just checked, and there is nothing else to check but the data."""
+def _has_only_data(event: NewEvent) -> bool:
     return (
         type(event) is NewEvent
-        and event.event_type is checked_type
         and event.event_id is None
         and event.metadata is None
         and event.tags is None

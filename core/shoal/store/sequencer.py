@@ -26,7 +26,7 @@ from shoal.model.commands import (
     encode,
 )
 from shoal.model.event_time import EventTime
-from shoal.model.machine import Change, Head, StoreCommand, StoredId, StoreState, decide
+from shoal.model.machine import Change, Head, StoredId, StoreState, decide
 from shoal.store.memory import StoreMemory
 from shoal.store.ports import Applier, ApplyEntry, Consensus, Fetcher, Need, Proposed, ReadSet, StoreChanges
 from shoal.types import Query
@@ -35,6 +35,8 @@ ENTRY_COMMANDS = 4_096
 ENTRY_BYTES = 8 * 1024 * 1024
 QUEUED_BYTES = 64 * 1024 * 1024
 BACKLOG_HIGH = 8_000
+HELD_ENTRIES = 16
+HELD_BYTES = 256 * 1024
 SWEEP_MS = 50
 
 _CATALOGUE = (CreateStore, DropStore)
@@ -119,6 +121,7 @@ class Sequencer:
         self._idle.set()
         self._stalled = False
         self._decided: list[ApplyEntry] = []
+        self._held_bytes = 0
         self.stores: dict[str, StoreMemory] = {}
         self.listeners: dict[str, Callable[[], None]] = {}
         self.counters = Counters()
@@ -165,7 +168,7 @@ class Sequencer:
 
     @property
     def waiting(self) -> int:
-        """Commands queued and not yet part of an entry."""
+        """Commands queued."""
         return sum(map(len, self._lanes.values()))
 
     def _wake(self) -> None:
@@ -213,7 +216,9 @@ class Sequencer:
             self._propose(batch, use_reserve=False)
         else:
             self._idle.set()
-        self.hand_over()
+        self._held_bytes += self._size
+        if not batch or len(self._decided) >= HELD_ENTRIES or self._held_bytes >= HELD_BYTES:
+            self.hand_over()
 
     def _gather(self) -> list[Pending]:
         """Commands for the next entry: from every lane in turn, so that a busy one starves no other."""
@@ -310,8 +315,10 @@ class Sequencer:
         """Give decided entries to the writer thread.
 
         It happens after the next proposal, so that the writer works while the disk syncs and not while
-        answered callers run; whoever reads on the writer's connection calls it first.
+        answered callers run, and for some small entries at once: waking the writer for each cost a single
+        caller a fifth of its latency. Whoever reads on the writer's connection calls it first.
         """
+        self._held_bytes = 0
         for entry in self._decided:
             self._applier.apply(entry)
         self._decided.clear()
@@ -372,7 +379,20 @@ class Sequencer:
             view = views.get(store)
             if view is None:
                 view = views[store] = _View(memory, fetched.get(store) or ReadSet())
-            answers.append((future, self._decide_one(memory, view, command, proposal, index, changes)))
+            try:
+                decision = decide(memory.state, view, command, proposal.clock_us, proposal.reading_us)
+            except ShoalError as error:
+                self.counters.conflicts += 1
+                answers.append((future, error))
+                continue
+            change = decision.change
+            if change is not None:
+                memory.apply(index, change)
+                if store in changes:
+                    changes[store].append(change)
+                else:
+                    changes[store] = [change]
+            answers.append((future, decision.result))
         self.applied_index = index
         self.counters.entries += 1
         self.counters.commands += len(batch)
@@ -393,25 +413,6 @@ class Sequencer:
             self.listeners[name]()
         for memory in self.stores.values():
             memory.trim()
-
-    def _decide_one(
-        self,
-        memory: StoreMemory,
-        view: _View,
-        command: StoreCommand,
-        proposal: Proposal,
-        index: int,
-        changes: dict[str, list[Change]],
-    ) -> Any:
-        try:
-            decision = decide(memory.state, view, command, proposal.clock_us, proposal.reading_us)
-        except ShoalError as error:
-            self.counters.conflicts += 1
-            return error
-        if decision.change is not None:
-            memory.apply(index, decision.change)
-            changes.setdefault(command.store, []).append(decision.change)
-        return decision.result
 
     def _decide_catalog(self, command: CreateStore | DropStore, index: int) -> None:
         store = command.store
