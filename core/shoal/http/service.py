@@ -81,7 +81,8 @@ class Service:
         call = Call(context, request, route, self._ids(raw_ids), access)
         if _KEY in request.headers and request.method not in {"GET", "HEAD"}:
             raise InvalidRequest(
-                f"{_KEY} is not supported by this release; give the events ids, then repeating is safe", pointer=_KEY
+                f"{_KEY} is not supported by this release; give the events ids, then repeating is safe",
+                pointer=_KEY,
             )
         if "stream_id" in raw_ids:
             access.check(call.stream_id)
