@@ -50,7 +50,6 @@ _ADVICE: Final[tuple[tuple[type[errors.ShoalError], str], ...]] = (
     (errors.Forbidden, "use a token with a higher role, or one for this stream"),
     (errors.StreamNotFound, "`shoal streams` lists those there are"),
     (errors.WrongExpectedVersion, "read the stream, decide again, append with the version it has"),
-    (errors.DataDirLocked, "stop the shoald that uses it, or name another --data-dir"),
 )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
-from zlib import crc32
 
+from shoal.accel.hash import partition_hash
 from shoal.errors import ShuttingDown, Timeout
 from shoal.ids import EventIds
 from shoal.model.commands import Command
@@ -59,7 +59,7 @@ class StoreContext:
         """Queue a command in its stream's partition."""
         if self._closed:
             raise ShuttingDown(f"store {self.name!r} is closed")
-        lane = crc32(stream_id.encode()) % self._partitions
+        lane = partition_hash(stream_id.encode(), self._partitions)
         return self.sequencer.submit(
             command, size, lane=lane, lane_limit=self._queue_limit, timeout_ms=self._timeout_ms
         )
