@@ -43,8 +43,6 @@ class EventIds:
         tick = max(tick, self._next_tick)
         self._next_tick = tick + count
         tails = self._tails
-        if count == 1 and tails:
-            return [_HEAD_AND_TAIL(tick >> _COUNTER_BITS << 16 | _VERSION | tick & _COUNTER, tails.pop())]
         while len(tails) < count:
             tails += [tail & _TAIL_BITS | _VARIANT for tail in _WORDS.unpack(self._entropy(_WORDS.size))]
         if count == 1:  # the usual append: spare setting up a loop

@@ -11,10 +11,12 @@ from node_kit import IDENTITY
 
 from shoal.errors import DiskFull, StorageError
 from shoal.model.commands import Append, CreateStore, DropStore, Proposal, ProposedEvent, Write, encode
+from shoal.model.machine import Head, RowsAppended, StoreState
 from shoal.raft.log import Kind
 from shoal.storage import queries
-from shoal.storage.engine import Engine, Settings, is_disk_full
+from shoal.storage.engine import Engine, Report, Settings, is_disk_full
 from shoal.storage.segment import Identity, Record
+from shoal.store.ports import ApplyEntry, StoreChanges
 from shoal.types import ANY_VERSION
 
 SETTINGS = Settings(commit_rows=1_000, commit_bytes=1 << 20, cache_bytes=1 << 20, wal_limit_bytes=1 << 24)
@@ -93,6 +95,32 @@ def test_replay_brings_databases_together_that_were_committed_apart(tmp_path, fi
     again.commit()
     assert told(again) == WHOLE
     again.close()
+
+
+def decided(name, stream, version, position):
+    row = (stream, version, position, f"{name}-{position}", "e", position, b"1", None, None, None, None)
+    change = RowsAppended([row], [False], [(stream, Head(version))], position)
+    return StoreChanges(name, [change], StoreState(position, position))
+
+
+def test_entries_applied_together_are_as_if_each_came_alone(tmp_path):
+    """Also where a store is made, dropped and made again between them."""
+    entries = [
+        ApplyEntry(1, 1, [], [CreateStore("a"), CreateStore("b")], 1),
+        ApplyEntry(2, 1, [decided("a", "s", 0, 1), decided("b", "s", 0, 1)], [], 1),
+        ApplyEntry(3, 1, [decided("a", "s", 1, 2)], [], 1),
+        ApplyEntry(4, 1, [decided("b", "gone", 0, 2)], [DropStore("b")], 1),
+        ApplyEntry(5, 1, [decided("a", "t", 0, 3)], [CreateStore("b")], 1),
+        ApplyEntry(6, 1, [decided("b", "u", 0, 1)], [], 1),
+    ]
+    together, alone = engine(tmp_path / "together"), engine(tmp_path / "alone")
+    together.apply(entries)
+    for entry in entries:
+        alone.apply([entry])
+    assert told(together) == told(alone) == {"a": [("s", 1), ("t", 0)], "b": [("u", 0)]}
+    assert together.commit() == alone.commit() == Report(6, {"a": 3, "b": 1}, 0)
+    together.close()
+    alone.close()
 
 
 @pytest.mark.parametrize("committed", range(len(LOG) + 1))

@@ -30,7 +30,7 @@ from shoal.model.commands import (
 from shoal.model.event_time import EventTime
 from shoal.model.machine import Head, RowsAppended, StoredId, StoreState, StreamDeleted
 from shoal.store import memory as memory_module
-from shoal.store import sequencer as module
+from shoal.store import sequencer
 from shoal.store.memory import StoreMemory
 from shoal.store.ports import Proposed, ReadSet
 from shoal.store.sequencer import Sequencer
@@ -53,6 +53,7 @@ class Board:
         self.backlog = 0
         self.index = 0
         self.failures: list[BaseException] = []
+        self.hand_overs: list[int] = []
         self.sequencer = Sequencer(
             consensus=self,
             applier=self,
@@ -69,14 +70,14 @@ class Board:
         self.proposed.append((decode(payload), use_reserve))
         self.done = done
 
-    def apply(self, entry):
-        self.applied.append(entry)
-        for part in entry.stores:
-            for change in part.changes:
-                if isinstance(change, RowsAppended):
-                    self.heads.update(change.heads)
-                elif isinstance(change, StreamDeleted):
-                    self.heads[change.stream_id] = change.head
+    def apply(self, entries):
+        self.applied += entries
+        self.hand_overs.append(len(entries))
+        for change in (change for entry in entries for part in entry.stores for change in part.changes):
+            if isinstance(change, RowsAppended):
+                self.heads.update(change.heads)
+            elif isinstance(change, StreamDeleted):
+                self.heads[change.stream_id] = change.head
 
     def fetch(self, needs, done):
         self.fetches.append((needs, done))
@@ -183,35 +184,39 @@ async def test_what_was_decided_goes_to_the_writer_once_and_in_order(board):
     assert all(entry.size > 0 for entry in board.applied)
 
 
+async def busily(board, entries):
+    """Have entries decided one after the other, always with a next one waiting."""
+    board.append()
+    await board.through()
+    board.hand_overs.clear()
+    board.append()
+    for _ in range(entries):
+        await board.turn()
+        board.append()
+        board.sync()
+
+
+async def test_small_entries_go_to_the_writer_together_while_more_come(board, monkeypatch):
+    monkeypatch.setattr(sequencer, "HELD_COMMANDS", 3)
+    await busily(board, 7)
+    assert board.hand_overs == [3, 3]
+    board.sequencer.hand_over()
+    assert board.hand_overs == [3, 3, 1]
+    assert [entry.index for entry in board.applied] == list(range(1, 9))
+
+
+async def test_large_entries_go_to_the_writer_at_once(board, monkeypatch):
+    monkeypatch.setattr(sequencer, "HELD_BYTES", 1)
+    await busily(board, 4)
+    assert board.hand_overs == [1, 1, 1]
+
+
 async def test_a_cancelled_command_is_not_proposed(board):
     kept, cancelled = board.append("kept"), board.append("cancelled")
     cancelled.cancel()
     await board.through()
     assert [command.writes[0].stream_id for command in commands(board)] == ["kept"]
     assert kept.done()
-
-
-async def test_every_lane_gets_its_turn(board, monkeypatch):
-    """A busy lane does not keep a quiet one waiting for a second entry."""
-    monkeypatch.setattr(module, "ENTRY_COMMANDS", 10)
-    for n in range(100):
-        board.append(f"busy-{n}", lane=0)
-    quiet = board.append("quiet", lane=1)
-    await board.turn()
-    streams = [command.writes[0].stream_id for command in commands(board)]
-    assert len(streams) == 10
-    assert "quiet" in streams
-    await board.through()
-    assert quiet.result().position <= 10
-
-
-async def test_an_entry_is_bounded_in_bytes(board):
-    for _ in range(5):
-        board.append(size=module.ENTRY_BYTES // 2)
-    await board.turn()
-    assert len(commands(board)) == 2
-    await board.through()
-    assert len(board.proposed) == 3
 
 
 # --------------------------------------------------------------------------------- refusing
@@ -234,25 +239,8 @@ async def test_a_full_lane_is_too_busy_and_others_are_not(board):
     assert board.sequencer.counters.refused == 1
 
 
-async def test_what_waits_is_bounded_in_bytes(board, monkeypatch):
-    monkeypatch.setattr(module, "QUEUED_BYTES", 1_000)
-    board.append()
-    await board.turn()
-    big = board.append(size=5_000)  # alone it may be larger
-    with pytest.raises(TooBusy):
-        board.append(size=1)
-    await board.through()
-    assert big.done()
-    cancelled = board.append(size=900)
-    cancelled.cancel()
-    await board.through()
-    board.append(size=900)
-    await board.through()
-    assert board.sequencer._queued_bytes == 0
-
-
 async def test_a_writer_that_cannot_follow_holds_entries_back(board):
-    board.backlog = module.BACKLOG_HIGH + 1
+    board.backlog = sequencer.BACKLOG_HIGH + 1
     future = board.append()
     await board.turn()
     assert board.proposed == []
@@ -456,7 +444,6 @@ async def test_commands_for_a_dropped_store_never_reach_its_namesake(board):
     assert create.exception() is None
     assert board.sequencer.stores["main"].state.position == 0
     assert board.sequencer.waiting == 0
-    assert board.sequencer._queued_bytes == 0
 
 
 CONDITION = Condition(Query((QueryItem(("hit",)),)), 0)

@@ -13,7 +13,13 @@ from shoal.storage.verify import Verification, verify_store
 
 
 def appended(
-    stream: str, first: int, position: int, count: int, tags: bytes | None = b'["t","u","t"]', kind: str = "e"
+    stream: str,
+    first: int,
+    position: int,
+    count: int,
+    tags: bytes | None = b'["t","u","t"]',
+    kind: str = "e",
+    reading_us: int = 900,
 ):
     rows = [
         (
@@ -31,7 +37,7 @@ def appended(
         )
         for n in range(count)
     ]
-    return RowsAppended(rows, [False] * count, [(stream, Head(first + count - 1))], 900)
+    return RowsAppended(rows, [False] * count, [(stream, Head(first + count - 1))], reading_us)
 
 
 @pytest.fixture
@@ -73,6 +79,19 @@ def test_neighbouring_appends_are_one_and_order_is_kept(store):
     store.apply(changes, StoreState(6, 1_000))
     store.commit(1, 1)
     assert queries.head(store.connection, "a") == Head(4, 3)
+    assert problems(store) == []
+
+
+def test_appends_of_several_entries_go_in_together_each_with_its_own_clock_reading(store):
+    changes = [
+        appended("a", 0, 1, 2),
+        appended("a", 2, 3, 1, reading_us=1_000),
+        appended("b", 0, 4, 1, reading_us=77),
+    ]
+    store.apply(changes, StoreState(4, 1_000))
+    store.commit(3, 1)
+    readings = store.connection.execute("SELECT reading_us FROM event ORDER BY position").fetchall()
+    assert readings == [(900,), (900,), (None,), (77,)]  # None: the clock's reading is the event's time
     assert problems(store) == []
 
 

@@ -146,15 +146,16 @@ async def append(call: Call, query: AppendQuery) -> web.StreamResponse:
     sent, in_body, pointer = _read_events(raw, content_type, limits)
     in_header = _header_condition(call)
     expected = _one_expectation(query.expected_version, in_body, in_header)
-    proposed = _propose_all(sent, call, pointer)
+    write = Write(stream_id, expected, _propose_all(sent, call, pointer))
+    del raw, sent  # a large body is not kept while its append waits
     try:
-        many = await call.store.streams.append_proposed([Write(stream_id, expected, proposed)])
+        many = await call.store.streams.append_proposed([write])
     except WrongExpectedVersion as error:
         return problems.respond(error, 412 if in_header is not None else None)
     appended = many.results[0]
     version = int(appended)
     headers = {"ETag": f'"{version}"', "Content-Type": JSON}
-    new = bool(proposed) and not appended.duplicate
+    new = bool(write.events) and not appended.duplicate
     if new:
         headers["Location"] = f"{call.request.raw_path.partition('?')[0]}/{appended.first_version}"
     answer = answers.Appended(

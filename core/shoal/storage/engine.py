@@ -8,7 +8,7 @@ safe: an entry is in the journal before it is applied here; a segment of the jou
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import apsw
@@ -24,7 +24,7 @@ from shoal.storage.files import RealFiles
 from shoal.storage.schema import CATALOG_MIGRATIONS
 from shoal.storage.segment import Identity, Record
 from shoal.storage.store_db import StoreDb
-from shoal.store.ports import ApplyEntry, Need, ReadSet
+from shoal.store.ports import ApplyEntry, Need, ReadSet, StoreChanges
 from shoal.types import Query
 
 CATALOG = "catalog.db"
@@ -171,16 +171,30 @@ class Engine:
 
     # -- applying --------------------------------------------------------------------------------
 
-    def apply(self, entry: ApplyEntry) -> None:
-        """Put a decided entry into the open transaction."""
-        for command in entry.catalog:
-            self._change_catalog(entry.index, command)
-        for part in entry.stores:
+    def apply(self, entries: Sequence[ApplyEntry]) -> None:
+        """Put decided entries into the open transaction; what they change in a store goes in together."""
+        together: dict[str, StoreChanges] = {}
+        for entry in entries:
+            if entry.catalog:
+                self._apply_together(together)
+                for command in entry.catalog:
+                    self._change_catalog(entry.index, command)
+            for part in entry.stores:
+                found = together.get(part.store)
+                if found is None:
+                    together[part.store] = StoreChanges(part.store, [*part.changes], part.state)
+                else:
+                    found.changes.extend(part.changes)
+                    found.state = part.state
+        self._apply_together(together)
+        self._applied(entries[-1].index, entries[-1].term)
+
+    def _apply_together(self, together: dict[str, StoreChanges]) -> None:
+        for part in together.values():
             store = self.stores.get(part.store)
-            if store is None:
-                continue  # dropped by this very entry
-            self._apply_changes(store, part.changes, part.state)
-        self._applied(entry.index, entry.term)
+            if store is not None:  # else dropped by the entry that changed it
+                self._apply_changes(store, part.changes, part.state)
+        together.clear()
 
     def _apply_changes(self, store: StoreDb, changes: list[Change], state: StoreState) -> None:
         before = store.rows_inserted

@@ -72,16 +72,21 @@ class StoreDb:
         """Put changes into the open transaction; `state` is that after them. Returns payload bytes."""
         self.db.begin()
         before = self.bytes_inserted
-        for change in _merged(changes):
+        appended: list[RowsAppended] = []
+        for change in changes:
+            if isinstance(change, RowsAppended):
+                appended.append(change)  # neighbours go in together: many small appends cost one statement
+                continue
+            self._append(appended)
+            appended = []
             match change:
-                case RowsAppended():
-                    self._append(change)
                 case StreamDeleted():
                     self._delete(change)
                 case SnapshotSaved():
                     self._save_snapshot(change)
                 case SnapshotsDeleted():
                     self._delete_snapshots(change)
+        self._append(appended)
         self.db.meta["position"] = state.position
         self.db.meta["epoch_us"] = state.epoch_us
         return self.bytes_inserted - before
@@ -134,8 +139,11 @@ class StoreDb:
         ):
             kept.clear()
 
-    def _append(self, change: RowsAppended) -> None:
-        rows = self._with_chain(change)
+    def _append(self, changes: list[RowsAppended]) -> None:
+        if not changes:
+            return
+        appended = [row for change in changes for row in change.rows]
+        rows = self._with_chain(changes, appended)
         start = 0
         execute = self.db.connection.execute
         for size in _BATCHES:
@@ -143,28 +151,34 @@ class StoreDb:
             while len(rows) - start >= size:
                 execute(sql, tuple(flatten.from_iterable(rows[start : start + size])))
                 start += size
-        self._index_tags(change.rows)
+        self._index_tags(appended)
         self.rows_inserted += len(rows)
-        self.bytes_inserted += sum(len(row[6]) for row in change.rows)
+        self.bytes_inserted += sum(len(row[6]) for row in appended)
 
-    def _with_chain(self, change: RowsAppended) -> list[tuple[Any, ...]]:
+    def _with_chain(self, changes: list[RowsAppended], rows: list[Row]) -> list[tuple[Any, ...]]:
         """The rows of the event table: what was decided, names as numbers, each with its chain value.
 
         Column by column, because building each row by itself is what the writer's thread would mostly do.
         """
-        heads = dict(change.heads)
+        heads = dict(head for change in changes for head in change.heads)
         known = {stream_id: self._stream(stream_id, head) for stream_id, head in heads.items()}
+        numbers = {stream_id: number for stream_id, (number, _) in known.items()}
         chains = {stream_id: chain for stream_id, (_, chain) in known.items()}
-        reading = change.reading_us
         links: list[bytes] = []
-        for row, own in zip(change.rows, change.own, strict=True):
-            chain = chains[row[0]] = link(chains[row[0]], row, own, reading)
-            links.append(chain)
-        names, versions, positions, ids, types, epochs, *payloads, tags = zip(*change.rows, strict=True)
+        own: list[bool] = []
+        readings: list[int | None] = []
+        for change in changes:
+            reading = change.reading_us
+            own += change.own
+            for row, own_id in zip(change.rows, change.own):  # noqa: B905 - made together, and `strict` costs
+                stream_id = row[0]
+                chain = chains[stream_id] = link(chains[stream_id], row, own_id, reading)
+                links.append(chain)
+                readings.append(None if reading == row[5] else reading)
+        names, versions, positions, ids, types, epochs, *payloads, tags = zip(*rows, strict=True)
         kinds = {name: self._type(name) for name in dict.fromkeys(types)}
         for name, count in Counter(types).items():
             self._type_counts[kinds[name]] = self._type_counts.get(kinds[name], 0) + count
-        numbers = {stream_id: number for stream_id, (number, _) in known.items()}
         for stream_id, head in heads.items():
             self._streams[stream_id] = (numbers[stream_id], chains[stream_id])
             self._moved[stream_id] = head
@@ -175,9 +189,9 @@ class StoreDb:
                 versions,
                 map(kinds.__getitem__, types),
                 ids,
-                change.own,
+                own,
                 epochs,
-                [None if reading == epoch_us else reading for epoch_us in epochs],
+                readings,
                 *payloads,
                 tags,
                 links,
@@ -308,25 +322,6 @@ class StoreDb:
     def close(self) -> None:
         """Close the file; an open transaction is rolled back."""
         self.db.close()
-
-
-def _merged(changes: Iterable[Change]) -> Iterable[Change]:
-    """The same changes, neighbouring appends made one: many small appends cost one statement."""
-    pending: RowsAppended | None = None
-    for change in changes:
-        if isinstance(change, RowsAppended) and pending is not None:
-            pending.rows.extend(change.rows)
-            pending.own.extend(change.own)
-            pending.heads.extend(change.heads)
-        elif isinstance(change, RowsAppended):
-            pending = RowsAppended([*change.rows], [*change.own], [*change.heads], change.reading_us)
-        else:
-            if pending is not None:
-                yield pending
-                pending = None
-            yield change
-    if pending is not None:
-        yield pending
 
 
 def is_corrupt(error: BaseException) -> bool:

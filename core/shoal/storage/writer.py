@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from shoal.storage.journal import Journal
 from shoal.storage.workers import Worker
 from shoal.store.ports import ApplyEntry
 
-BACKLOG_LOW = 4_000
+BACKLOG_LOW = 2_000
 ROW_BYTES = 1024
 RECLAIM_PAUSE_S = 0.05
 
@@ -62,14 +62,13 @@ class Writer:
         """Rows taken and not in the transaction yet; large ones count as several, since all are in memory."""
         return self._taken - self._done
 
-    def apply(self, entry: ApplyEntry) -> None:
-        """See shoal.store.ports.Applier. Entries that change the catalogue report when they are applied."""
-        rows = sum(len(getattr(change, "rows", ())) for part in entry.stores for change in part.changes)
-        rows = max(rows, entry.size // ROW_BYTES)
+    def apply(self, entries: Sequence[ApplyEntry]) -> None:
+        """See shoal.store.ports.Applier."""
+        rows = sum(map(_rows_of, entries))
         self._taken += rows
         if self._timer is None:
             self._timer = self._loop.call_later(self._commit_interval_ms / 1_000, self.commit)
-        self._worker.submit(partial(self._apply, entry, rows))
+        self._worker.submit(partial(self._apply, entries, rows))
 
     def commit(self) -> None:
         """Commit soon, on the writer's thread."""
@@ -96,11 +95,11 @@ class Writer:
 
     # -- on the writer's thread ------------------------------------------------------------------
 
-    def _apply(self, entry: ApplyEntry, rows: int) -> None:
+    def _apply(self, entries: Sequence[ApplyEntry], rows: int) -> None:
         if self._broken is not None:
             return
         before = self.backlog
-        self._guarded(lambda: self._engine.apply(entry), entry.index)
+        self._guarded(lambda: self._engine.apply(entries), entries[-1].index)
         self._done += rows
         if before > BACKLOG_LOW >= self.backlog:
             self._call(self._resumed)
@@ -179,3 +178,9 @@ class Writer:
             self._timer.cancel()
             self._timer = None
         self._committed(report)
+
+
+def _rows_of(entry: ApplyEntry) -> int:
+    """Rows of an entry, or how many small ones would take as much memory."""
+    rows = sum(len(getattr(change, "rows", ())) for part in entry.stores for change in part.changes)
+    return max(rows, entry.size // ROW_BYTES)

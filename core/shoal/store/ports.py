@@ -33,8 +33,8 @@ class Consensus(Protocol):
         """
 
 
-class StoreChanges(msgspec.Struct, frozen=True):
-    """What an entry changes in one store, and the store's state after it."""
+class StoreChanges(msgspec.Struct):
+    """What entries change in one store, and the store's state after it."""
 
     store: str
     changes: list[Change]
@@ -54,8 +54,8 @@ class ApplyEntry(msgspec.Struct, frozen=True):
 class Applier(Protocol):
     """The writer thread's queue."""
 
-    def apply(self, entry: ApplyEntry) -> None:
-        """Put a decided entry's changes into the open transaction, after all entries before it."""
+    def apply(self, entries: Sequence[ApplyEntry]) -> None:
+        """Put the changes of decided entries into the open transaction, after all entries before them."""
 
     @property
     def backlog(self) -> int:

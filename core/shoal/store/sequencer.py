@@ -7,7 +7,6 @@ is also what keeps the read set simple: when an entry is proposed, all before it
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -27,28 +26,17 @@ from shoal.model.commands import (
 )
 from shoal.model.event_time import EventTime
 from shoal.model.machine import Change, Head, StoredId, StoreState, decide
+from shoal.store.lanes import Lanes, Pending
 from shoal.store.memory import StoreMemory
 from shoal.store.ports import Applier, ApplyEntry, Consensus, Fetcher, Need, Proposed, ReadSet, StoreChanges
 from shoal.types import Query
 
-ENTRY_COMMANDS = 4_096
-ENTRY_BYTES = 8 * 1024 * 1024
-QUEUED_BYTES = 64 * 1024 * 1024
-BACKLOG_HIGH = 8_000
-HELD_ENTRIES = 16
+BACKLOG_HIGH = 4_000
+HELD_COMMANDS = 512
 HELD_BYTES = 256 * 1024
 SWEEP_MS = 50
 
 _CATALOGUE = (CreateStore, DropStore)
-
-
-class Pending(msgspec.Struct, gc=False, eq=False):
-    """A command waiting for its decision; `deadline_ms` is monotonic."""
-
-    command: Command
-    size: int
-    deadline_ms: int
-    future: asyncio.Future[Any]
 
 
 class Counters(msgspec.Struct):
@@ -105,8 +93,7 @@ class Sequencer:
         self._event_time = event_time
         self._failed = failed
         self._loop = asyncio.get_running_loop()
-        self._lanes: dict[tuple[str, int], deque[Pending]] = {}
-        self._queued_bytes = 0
+        self._lanes = Lanes()
         self._turn_set = False
         self._in_flight: list[Pending] = []
         self._proposal: Proposal | None = None
@@ -121,6 +108,7 @@ class Sequencer:
         self._idle.set()
         self._stalled = False
         self._decided: list[ApplyEntry] = []
+        self._held_commands = 0
         self._held_bytes = 0
         self.stores: dict[str, StoreMemory] = {}
         self.listeners: dict[str, Callable[[], None]] = {}
@@ -149,17 +137,14 @@ class Sequencer:
         if self.disk_full is not None and isinstance(command, Append | SaveSnapshot | CreateStore):
             self.counters.refused += 1
             raise DiskFull(self.disk_full.detail)
-        queue = self._lanes.get((store, lane))
-        if queue is None:
-            queue = self._lanes[store, lane] = deque()
-        if len(queue) >= lane_limit or (self._queued_bytes and self._queued_bytes + size > QUEUED_BYTES):
-            self.counters.refused += 1
-            raise TooBusy(
-                f"{len(queue)} appends wait in this writer partition; try again later", retry_after_ms=1_000
-            )
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queued_bytes += size
-        queue.append(Pending(command, size, self._clock.monotonic_ms() + timeout_ms, future))
+        try:
+            self._lanes.put(
+                Pending(command, size, self._clock.monotonic_ms() + timeout_ms, future), lane, lane_limit
+            )
+        except TooBusy:
+            self.counters.refused += 1
+            raise
         self._wake()
         if not self._sweeping:
             self._sweeping = True
@@ -169,7 +154,7 @@ class Sequencer:
     @property
     def waiting(self) -> int:
         """Commands queued."""
-        return sum(map(len, self._lanes.values()))
+        return self._lanes.waiting
 
     def _wake(self) -> None:
         if not self._turn_set and self._proposal is None:
@@ -186,16 +171,9 @@ class Sequencer:
         """Answer what has waited too long: queued commands were not applied, proposed ones may be."""
         now = self._clock.monotonic_ms()
         for pending in self._in_flight:
-            if pending.deadline_ms <= now and not pending.future.done():
-                pending.future.set_exception(Timeout("the disk did not answer in time", outcome="unknown"))
-        for queue in self._lanes.values():
-            while queue and queue[0].deadline_ms <= now:
-                pending = queue.popleft()
-                self._queued_bytes -= pending.size
-                if not pending.future.done():
-                    pending.future.set_exception(
-                        Timeout("the store was too busy to take the command in time")
-                    )
+            if pending.deadline_ms <= now:
+                pending.fail(Timeout("the disk did not answer in time", outcome="unknown"))
+        self._lanes.expire(now)
         self._sweeping = bool(self._in_flight) or self.waiting > 0
         if self._sweeping:
             self._loop.call_later(SWEEP_MS / 1_000, self._sweep)
@@ -210,42 +188,14 @@ class Sequencer:
             self._stalled = True
             self.hand_over()
             return
-        batch = self._gather()
+        batch = self._lanes.take()
         if batch:
             self._idle.clear()
             self._propose(batch, use_reserve=False)
         else:
             self._idle.set()
-        self._held_bytes += self._size
-        if not batch or len(self._decided) >= HELD_ENTRIES or self._held_bytes >= HELD_BYTES:
+        if not batch or self._held_commands >= HELD_COMMANDS or self._held_bytes >= HELD_BYTES:
             self.hand_over()
-
-    def _gather(self) -> list[Pending]:
-        """Commands for the next entry: from every lane in turn, so that a busy one starves no other."""
-        batch: list[Pending] = []
-        size = 0
-        deleting: set[str] = set()
-        lanes = [queue for queue in self._lanes.values() if queue]
-        while lanes and len(batch) < ENTRY_COMMANDS and size < ENTRY_BYTES:
-            share = max(1, (ENTRY_COMMANDS - len(batch)) // len(lanes))
-            for queue in lanes:
-                for _ in range(min(share, len(queue))):
-                    if deleting and _must_wait(queue[0].command, deleting):
-                        break
-                    pending = queue.popleft()
-                    self._queued_bytes -= pending.size
-                    if pending.future.done():
-                        continue
-                    if isinstance(pending.command, DeleteStream):
-                        deleting.add(pending.command.store)
-                    batch.append(pending)
-                    size += pending.size
-                    if size >= ENTRY_BYTES:
-                        break
-                if size >= ENTRY_BYTES:
-                    break
-            lanes = [queue for queue in lanes if queue and not _must_wait(queue[0].command, deleting)]
-        return batch
 
     def _propose(self, batch: list[Pending], *, use_reserve: bool) -> None:
         reading = self._clock.wall()
@@ -315,13 +265,14 @@ class Sequencer:
         """Give decided entries to the writer thread.
 
         It happens after the next proposal, so that the writer works while the disk syncs and not while
-        answered callers run, and for some small entries at once: waking the writer for each cost a single
-        caller a fifth of its latency. Whoever reads on the writer's connection calls it first.
+        answered callers run, and for many small entries at once: waking the writer for each cost a single
+        caller a fifth of its latency, and rows cost a fourth when they go into SQLite by the hundred.
+        Whoever reads on the writer's connection calls it first.
         """
-        self._held_bytes = 0
-        for entry in self._decided:
-            self._applier.apply(entry)
-        self._decided.clear()
+        if self._decided:
+            self._applier.apply(self._decided)
+            self._decided = []
+            self._held_commands = self._held_bytes = 0
 
     def _break(self, error: BaseException) -> None:
         self.give_up(error)
@@ -331,11 +282,8 @@ class Sequencer:
         """The log or the database failed: nothing more can be promised, the node ends."""
         self._closing = self._broken = True
         for pending in self._in_flight:
-            _fail(pending, Timeout(f"the storage failed: {error}", outcome="unknown"))
-        for queue in self._lanes.values():
-            for pending in queue:
-                _fail(pending, ShuttingDown(f"the storage failed: {error}"))
-            queue.clear()
+            pending.fail(Timeout(f"the storage failed: {error}", outcome="unknown"))
+        self._lanes.fail_all(ShuttingDown(f"the storage failed: {error}"))
         self._idle.set()
 
     def _disk_full(self, batch: list[Pending], error: DiskFull) -> None:
@@ -343,7 +291,7 @@ class Sequencer:
         again: list[Pending] = []
         for pending in batch:
             if isinstance(pending.command, Append | SaveSnapshot | CreateStore) or pending.size < 0:
-                _fail(pending, DiskFull(error.detail))
+                pending.fail(DiskFull(error.detail))
                 self.counters.refused += 1
             else:
                 pending.size = -1
@@ -402,6 +350,8 @@ class Sequencer:
             if name in self.stores
         ]
         self._decided.append(ApplyEntry(index, proposed.term, stores, catalog, self._size))
+        self._held_commands += len(batch)
+        self._held_bytes += self._size
         for future, answer in answers:
             if future.done():
                 continue
@@ -418,22 +368,10 @@ class Sequencer:
         store = command.store
         if isinstance(command, DropStore):
             self.stores.pop(store, None)
-            self._empty_lanes(store)
+            self._lanes.leave_store(store)
         elif store not in self.stores:
             self.stores[store] = StoreMemory(StoreState(), since=index)
             self.listeners.setdefault(store, _nobody)
-
-    def _empty_lanes(self, store: str) -> None:
-        """Answer what waits for a dropped store: nothing of it may reach another one of the same name."""
-        for key in [key for key in self._lanes if key[0] == store]:
-            queue = self._lanes.pop(key)
-            kept = deque(pending for pending in queue if isinstance(pending.command, CreateStore | DropStore))
-            if kept:
-                self._lanes[key] = kept
-            for pending in queue:
-                if pending not in kept:
-                    self._queued_bytes -= pending.size
-                    _fail(pending, NotFound(f"store {store!r} does not exist", store=store))
 
     # -- what the database has ---------------------------------------------------------------------
 
@@ -478,22 +416,8 @@ def _need_of_append(need: Need, memory: StoreMemory, command: Append) -> None:
         need.on_writer = need.on_writer or memory.has_deletes
 
 
-def _must_wait(command: Command, deleting: set[str]) -> bool:
-    """Whether a condition would be checked against events that this very entry deletes.
-
-    Its first hit is fetched before the entry is decided, and could be hidden by then: the next entry is
-    early enough. Replay, which decides from the database, must come to the same.
-    """
-    return isinstance(command, Append) and command.condition is not None and command.store in deleting
-
-
 def _copy(state: StoreState) -> StoreState:
     return StoreState(state.position, state.epoch_us)
-
-
-def _fail(pending: Pending, error: ShoalError) -> None:
-    if not pending.future.done():
-        pending.future.set_exception(error)
 
 
 def _nobody() -> None:

@@ -1,0 +1,111 @@
+"""Lanes: a busy one starves no other, what waits is bounded, and everything that leaves is accounted for."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from shoal.errors import NotFound, ShuttingDown, Timeout, TooBusy
+from shoal.model.commands import Append, CreateStore, DeleteStream, DropStore
+from shoal.store import lanes as module
+from shoal.store.lanes import Lanes, Pending
+from shoal.types import Condition, Query, QueryItem
+
+
+@pytest.fixture
+async def lanes():
+    return Lanes()
+
+
+def put(lanes, command=None, *, lane=0, limit=1_000, size=10, deadline_ms=100):
+    pending = Pending(
+        command or Append("main", []), size, deadline_ms, asyncio.get_running_loop().create_future()
+    )
+    lanes.put(pending, lane, limit)
+    return pending
+
+
+async def test_every_lane_gets_its_turn(lanes, monkeypatch):
+    """A busy lane does not keep a quiet one waiting for a second entry."""
+    monkeypatch.setattr(module, "ENTRY_COMMANDS", 10)
+    busy = [put(lanes, lane=0) for _ in range(100)]
+    quiet = put(lanes, lane=1)
+    taken = lanes.take()
+    assert len(taken) == 10
+    assert quiet in taken
+    assert [each for each in taken if each is not quiet] == busy[:9]
+    assert lanes.waiting == 91
+
+
+async def test_an_entry_is_bounded_in_bytes_and_a_larger_command_is_one_of_its_own(lanes):
+    for _ in range(3):
+        put(lanes, size=module.ENTRY_BYTES // 2)
+    large = put(lanes, size=module.ENTRY_BYTES * 9)
+    last = put(lanes)
+    assert [len(lanes.take()) for _ in range(3)] == [2, 2, 1]
+    assert lanes.take() == []
+    assert (large.future.done(), last.future.done()) == (False, False)
+
+
+async def test_a_full_lane_is_too_busy_and_others_are_not(lanes):
+    for _ in range(3):
+        put(lanes, limit=3)
+    with pytest.raises(TooBusy) as caught:
+        put(lanes, limit=3)
+    assert caught.value.facts["retry_after_ms"] == 1_000
+    put(lanes, lane=1, limit=3)
+    lanes.take()
+    put(lanes, limit=3)
+
+
+async def test_what_waits_is_bounded_in_bytes(lanes, monkeypatch):
+    monkeypatch.setattr(module, "QUEUED_BYTES", 1_000)
+    put(lanes, size=5_000)  # alone it may be larger
+    with pytest.raises(TooBusy):
+        put(lanes, size=1)
+    lanes.take()
+    put(lanes, size=900).future.cancel()
+    assert lanes.take() == []
+    put(lanes, size=900, deadline_ms=5)
+    lanes.expire(5)
+    put(lanes, size=900)
+    lanes.leave_store("main")
+    put(lanes, size=1_000)
+    lanes.fail_all(ShuttingDown("closing"))
+    put(lanes, size=1_000)
+
+
+async def test_what_waited_too_long_was_not_applied(lanes):
+    early, late = put(lanes, deadline_ms=5), put(lanes, deadline_ms=6)
+    lanes.expire(5)
+    error = early.future.exception()
+    assert isinstance(error, Timeout)
+    assert error.outcome == "not-applied"
+    assert lanes.take() == [late]
+
+
+async def test_a_condition_waits_behind_a_delete_of_its_store_only(lanes):
+    condition = Condition(Query((QueryItem(("e",)),)))
+    delete = put(lanes, DeleteStream("main", "s", -2, hard=False))
+    waits = put(lanes, Append("main", [], condition))
+    behind = put(lanes)
+    other = put(lanes, Append("other", [], condition))
+    assert lanes.take() == [delete, other]
+    assert lanes.take() == [waits, behind]
+
+
+async def test_a_dropped_store_takes_its_commands_along_but_not_those_that_make_it_again(lanes):
+    appended, made, dropped = put(lanes), put(lanes, CreateStore("main")), put(lanes, DropStore("main"))
+    other = put(lanes, Append("other", []))
+    lanes.leave_store("main")
+    assert isinstance(appended.future.exception(), NotFound)
+    assert sorted(map(id, lanes.take())) == sorted(map(id, [made, dropped, other]))
+
+
+async def test_failing_answers_everything_once(lanes):
+    first, gone = put(lanes), put(lanes, lane=1)
+    gone.future.cancel()
+    lanes.fail_all(ShuttingDown("closing"))
+    assert isinstance(first.future.exception(), ShuttingDown)
+    assert lanes.waiting == 0
