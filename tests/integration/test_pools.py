@@ -11,6 +11,7 @@ from node_kit import commit, events, inline, opened, run, settle, small
 from shoal.config import StoreConfig
 from shoal.errors import StorageError, Timeout, TooBusy
 from shoal.node import Means
+from shoal.storage import queries
 from shoal.testing.clock import FakeClock
 from shoal.types import ANY_VERSION, NO_STREAM
 
@@ -109,6 +110,41 @@ async def test_a_read_past_the_stores_timeout_is_interrupted_and_the_connection_
             await node.close()
 
 
+async def test_a_read_on_the_writers_connection_has_a_timeout_too_and_loses_nothing_of_what_is_open(tmp_path):
+    async with opened(small(tmp_path, StoreConfig("main", timeout_ms=100))) as node:
+        store = node.store("main")
+        await store.streams.append("s", NO_STREAM, events(3))
+        with pytest.raises(Timeout, match="ask for less"):
+            await store._context.read_applied(lambda connection: connection.execute(SLOW).fetchall())
+        await store.streams.append("s", 2, events(2))
+        await commit(node)
+        assert (await store._context.reader.run(queries.head, "s")).version == 4
+
+
+async def test_a_read_is_answered_in_time_also_while_the_writer_is_busy(tmp_path):
+    """A commit on a slow card takes seconds; whoever reads meanwhile is told in time."""
+    async with opened(small(tmp_path, StoreConfig("main", timeout_ms=40))) as node:
+        busy, ran = threading.Event(), []
+        node._writer_worker.submit(lambda: busy.wait(5))
+        with pytest.raises(Timeout):
+            await node.store("main")._context.read_applied(lambda _connection: ran.append(1))
+        busy.set()
+        await settle(node)
+        assert ran == []
+
+
+async def test_listing_streams_does_not_wait_for_the_writer(tmp_path):
+    async with opened(small(tmp_path)) as node:
+        store, busy = node.store("main"), threading.Event()
+        await store.streams.append("s", NO_STREAM, events(1))
+        node._writer_worker.submit(lambda: busy.wait(5))
+        try:
+            async with asyncio.timeout(2):
+                assert await store.streams.list_streams() == ["s"]
+        finally:
+            busy.set()
+
+
 async def test_a_read_that_waits_for_a_slot_past_its_time_does_not_run_at_all(tmp_path):
     config = small(tmp_path, StoreConfig("main", reader_pool_size=1, timeout_ms=40))
     async with opened(config) as node:
@@ -119,9 +155,10 @@ async def test_a_read_that_waits_for_a_slot_past_its_time_does_not_run_at_all(tm
         waiting = asyncio.ensure_future(reader.run(lambda _connection: ran.append(1)))
         await asyncio.sleep(0.08)
         gauge.go_on.set()
-        with pytest.raises(Timeout):
-            await waiting
-        await first
+        for read in (first, waiting):
+            with pytest.raises(Timeout):
+                await read
+        await commit(node)
         assert ran == []
         assert await node.store("main").streams.list_streams() == []
 

@@ -197,7 +197,12 @@ async def all_reads(node: Any, draws: list[tuple[EventFilter, int | None, int]])
         *(store.snapshots.list(stream) for stream in STREAMS),
         *(streams.find_event(f"id-{n}") for n in range(6)),
         streams.list_page("", None, None, 2),
-        streams.list_page("", "?", "a", 10, system=True),
+        *(
+            streams.list_page("", pattern, "a", n, system=True)
+            for pattern in ("?", "[ab]", "*c")
+            for n in (1, 10)
+        ),
+        *(streams.list_page(prefix, None, after, 2) for prefix in ("a", "b") for after in (None, "a")),
     ]
     found = await asyncio.gather(*asked, return_exceptions=True)
     return [(type(each), str(each)) if isinstance(each, Exception) else each for each in found]

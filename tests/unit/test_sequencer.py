@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import pytest
+from sequencer_board import Board
 
 from shoal.errors import (
     ConditionFailed,
@@ -22,104 +21,13 @@ from shoal.model.commands import (
     CreateStore,
     DeleteStream,
     DropStore,
-    ProposedEvent,
     SaveSnapshot,
     Write,
-    decode,
 )
-from shoal.model.event_time import EventTime
-from shoal.model.machine import Head, RowsAppended, StoredId, StoreState, StreamDeleted
+from shoal.model.machine import Head
 from shoal.store import memory as memory_module
 from shoal.store import sequencer
-from shoal.store.memory import StoreMemory
-from shoal.store.ports import Proposed, ReadSet
-from shoal.store.sequencer import Sequencer
-from shoal.testing.clock import FakeClock
 from shoal.types import ANY_VERSION, NO_STREAM, Condition, Query, QueryItem
-
-
-class Board:
-    """Consensus, applier and fetcher in one, each answering when told; the database is what was applied."""
-
-    def __init__(self) -> None:
-        self.clock = FakeClock()
-        self.proposed: list[tuple[Any, bool]] = []
-        self.done: Callable[[Any], None] | None = None
-        self.fetches: list[tuple[Any, Callable[[Any], None]]] = []
-        self.applied: list[Any] = []
-        self.heads: dict[str, Head] = {}
-        self.ids: dict[tuple[str, Any], StoredId] = {}
-        self.hits: dict[Any, int] = {}
-        self.backlog = 0
-        self.index = 0
-        self.failures: list[BaseException] = []
-        self.hand_overs: list[int] = []
-        self.sequencer = Sequencer(
-            consensus=self,
-            applier=self,
-            fetcher=self,
-            clock=self.clock,
-            event_time=EventTime(),
-            failed=self.failures.append,
-        )
-        self.memory = self.sequencer.stores["main"] = StoreMemory(StoreState())
-        self.sequencer.listeners["main"] = lambda: None
-
-    def propose(self, payload, done, *, use_reserve=False):
-        assert self.done is None, "one proposal at a time"
-        self.proposed.append((decode(payload), use_reserve))
-        self.done = done
-
-    def apply(self, entries):
-        self.applied += entries
-        self.hand_overs.append(len(entries))
-        for change in (change for entry in entries for part in entry.stores for change in part.changes):
-            if isinstance(change, RowsAppended):
-                self.heads.update(change.heads)
-            elif isinstance(change, StreamDeleted):
-                self.heads[change.stream_id] = change.head
-
-    def fetch(self, needs, done):
-        self.fetches.append((needs, done))
-
-    def answer_fetch(self):
-        needs, done = self.fetches.pop(0)
-        found = {}
-        for need in needs:
-            found[need.store] = ReadSet(
-                {name: self.heads.get(name) for name in need.heads},
-                {key: self.ids[key] for key in self.ids if key[0] in need.ids},
-                {key: self.hits.get(key) for key in need.conditions},
-            )
-        done(found)
-
-    def sync(self, outcome=None):
-        done, self.done = self.done, None
-        if outcome is None:
-            self.index += 1
-            outcome = Proposed(self.index, 1)
-        done(outcome)
-
-    async def turn(self):
-        for _ in range(3):
-            await asyncio.sleep(0)
-
-    async def through(self):
-        """Let everything submitted be decided."""
-        await self.turn()
-        while self.done is not None:
-            if self.fetches:
-                self.answer_fetch()
-            self.sync()
-            await self.turn()
-
-    def append(self, stream_id="s", expected=ANY_VERSION, *, lane=0, condition=None, size=10, **more):
-        event = ProposedEvent(f"id-{next(numbers)}", False, "e", b"1")
-        command = Append("main", [Write(stream_id, expected, [event])], condition)
-        return self.sequencer.submit(command, size, lane=lane, **more)
-
-
-numbers = iter(range(10**9))
 
 
 @pytest.fixture
@@ -182,33 +90,6 @@ async def test_what_was_decided_goes_to_the_writer_once_and_in_order(board):
     assert [entry.index for entry in board.applied] == [1, 2, 3]
     assert [entry.stores[0].state.position for entry in board.applied] == [1, 2, 3]
     assert all(entry.size > 0 for entry in board.applied)
-
-
-async def busily(board, entries):
-    """Have entries decided one after the other, always with a next one waiting."""
-    board.append()
-    await board.through()
-    board.hand_overs.clear()
-    board.append()
-    for _ in range(entries):
-        await board.turn()
-        board.append()
-        board.sync()
-
-
-async def test_small_entries_go_to_the_writer_together_while_more_come(board, monkeypatch):
-    monkeypatch.setattr(sequencer, "HELD_COMMANDS", 3)
-    await busily(board, 7)
-    assert board.hand_overs == [3, 3]
-    board.sequencer.hand_over()
-    assert board.hand_overs == [3, 3, 1]
-    assert [entry.index for entry in board.applied] == list(range(1, 9))
-
-
-async def test_large_entries_go_to_the_writer_at_once(board, monkeypatch):
-    monkeypatch.setattr(sequencer, "HELD_BYTES", 1)
-    await busily(board, 4)
-    assert board.hand_overs == [1, 1, 1]
 
 
 async def test_a_cancelled_command_is_not_proposed(board):

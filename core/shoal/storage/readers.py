@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -89,18 +89,25 @@ class StoreReaders:
 
     async def run(self, query: Callable[..., T], *arguments: Any) -> T:
         """See shoal.store.ports.Reader."""
-        running = _Running()
-        timer = self._loop.call_later(self._timeout_ms / 1_000, running.expire)
-        try:
-            async with self._slots:
-                return await self._await(self._pool, partial(self._read, running, query, arguments))
-        finally:
-            timer.cancel()
-            running.expire()  # nobody waits any more: a cancelled read must not go on
+        async with self._in_time() as running, self._slots:
+            return await self._await(self._pool, partial(self._read, running, query, arguments))
 
     async def run_on_writer(self, query: Callable[..., T], *arguments: Any) -> T:
         """See shoal.store.ports.Reader."""
-        return await self._await(self._writer, partial(self._read_on_writer, query, arguments))
+        async with self._in_time() as running:
+            return await self._await(self._writer, partial(self._read_on_writer, running, query, arguments))
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[_Running]:
+        """Waiting for a thread counts; a query that nobody waits for any more is ended. Raises Timeout."""
+        running = _Running()
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1_000):
+                yield running
+        except TimeoutError as error:
+            raise Timeout("the read took longer than the store's timeout; ask for less at a time") from error
+        finally:
+            running.expire()
 
     async def _await(self, worker: Submits, job: Callable[[], T]) -> T:
         self.reads += 1
@@ -108,8 +115,6 @@ class StoreReaders:
         worker.submit(job, partial(_settle, future))
         try:
             result: T = await future
-        except apsw.InterruptError as error:
-            raise Timeout("the read took longer than the store's timeout; ask for less at a time") from error
         except apsw.Error as error:
             if self._closed or self._store() is None:
                 raise NotFound("the store was dropped") from error  # and its files went while it was read
@@ -133,11 +138,18 @@ class StoreReaders:
             running.end()
             self._give(connection)
 
-    def _read_on_writer(self, query: Callable[..., T], arguments: Sequence[Any]) -> T:
+    def _read_on_writer(self, running: _Running, query: Callable[..., T], arguments: Sequence[Any]) -> T:
         store = self._store()
         if store is None:
             raise NotFound("the store was dropped")
-        return query(store.connection, *arguments)
+        connection = (
+            store.connection
+        )  # what was kept back is written: only the read itself may be interrupted
+        try:
+            running.begin(connection)
+            return query(connection, *arguments)
+        finally:
+            running.end()
 
     # -- connections -----------------------------------------------------------------------------
 

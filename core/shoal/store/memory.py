@@ -156,6 +156,11 @@ class StoreMemory:
         heads = {name: self._heads[name] for name in self._deleted}
         return lambda rows: [row for row in rows if row[0] not in heads or not _hidden(row, heads[row[0]])]
 
+    def changed_heads(self) -> dict[str, Head]:
+        """Heads of the streams whose last append or delete SQLite has not committed."""
+        heads = {name: self._heads[name] for name in (*self._streams, *self._deleted)}
+        return {name: head for name, head in heads.items() if head is not None}
+
     @property
     def has_deletes(self) -> bool:
         """Whether any delete is not committed yet."""

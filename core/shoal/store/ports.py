@@ -153,4 +153,4 @@ class Reader(Protocol):
         """On a reading connection: what is committed to SQLite. Raises Timeout."""
 
     async def run_on_writer(self, query: Callable[..., T], *arguments: Any) -> T:
-        """On the writer's connection, after everything decided before: sees what is not committed."""
+        """On the writer's connection, after everything decided before: sees what is not committed. Raises Timeout."""

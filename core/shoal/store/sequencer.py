@@ -7,13 +7,14 @@ is also what keeps the read set simple: when an entry is proposed, all before it
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from shoal.clock import Clock
-from shoal.errors import DiskFull, NotFound, ShoalError, ShuttingDown, Timeout, TooBusy
+from shoal.errors import DiskFull, InternalError, NotFound, ShoalError, ShuttingDown, Timeout, TooBusy
 from shoal.model.commands import (
     Append,
     Command,
@@ -35,6 +36,8 @@ BACKLOG_HIGH = 4_000
 HELD_COMMANDS = 512
 HELD_BYTES = 256 * 1024
 SWEEP_MS = 50
+
+_log = logging.getLogger(__name__)
 
 _CATALOGUE = (CreateStore, DropStore)
 
@@ -202,7 +205,11 @@ class Sequencer:
         last = max((memory.state.epoch_us for memory in self.stores.values()), default=0)
         clock_us = self._event_time.stamp(reading, self._clock.monotonic_ms(), last)
         proposal = Proposal(clock_us, reading.epoch_us, [pending.command for pending in batch])
-        payload = encode(proposal)
+        try:
+            payload = encode(proposal)
+        except Exception:  # noqa: BLE001 - a defect, whatever it is: found again below, command by command
+            self._propose_encodable(batch, use_reserve=use_reserve)
+            return
         self._in_flight = batch
         self._proposal = proposal
         self._proposed = None
@@ -214,6 +221,25 @@ class Sequencer:
             if any(need.on_writer for need in needs):
                 self.hand_over()
             self._fetcher.fetch(needs, self._on_fetched)
+
+    def _propose_encodable(self, batch: list[Pending], *, use_reserve: bool) -> None:
+        """Answer the commands that the checks should have refused; the others are not to suffer for them."""
+        good: list[Pending] = []
+        for pending in batch:
+            try:
+                encode(Proposal(0, 0, [pending.command]))
+            except Exception as error:  # noqa: BLE001 - told to whoever sent it
+                pending.fail(InternalError(f"the command cannot be stored: {error!r}"))
+                _log.exception("a command cannot be encoded")
+            else:
+                good.append(pending)
+        if len(good) == len(batch):  # the proposal itself, then: nothing can be promised any more
+            self._in_flight = batch
+            self._break(RuntimeError("an entry cannot be encoded, though each of its commands can"))
+        elif good:
+            self._propose(good, use_reserve=use_reserve)
+        else:
+            self._wake()
 
     def _needs(self, batch: list[Pending]) -> list[Need]:
         needs: dict[str, Need] = {}

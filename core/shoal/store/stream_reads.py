@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from operator import attrgetter
 
 from shoal import telemetry
 from shoal.errors import NotFound, StreamNotFound, StreamTombstoned
@@ -12,7 +13,8 @@ from shoal.store.checks import check_range, is_backward
 from shoal.store.context import StoreContext
 from shoal.store.pages import take
 from shoal.store.ports import Bounds
-from shoal.types import MAX_VERSION, NO_STREAM, Direction, Event, StreamPage, StreamsPage
+from shoal.types import MAX_VERSION, NO_STREAM, Direction, Event, StreamInfo, StreamPage, StreamsPage
+from shoal.wildcard import compile_wildcard
 
 TAIL_PAGE = 500
 
@@ -151,7 +153,14 @@ class StreamReads:
         for name, value in (("prefix", prefix or None), ("pattern", pattern), ("after", after)):
             if value is not None:
                 payload.check_stream_id(value, context.limits, name)
-        found = await context.read_applied(context.queries.streams, prefix, pattern, after, count, system)
+        changed = context.memory.changed_heads()
+        limit = count + len(changed)  # those may be listed no more
+        stored = await context.reader.run(context.queries.streams, prefix, pattern, after, limit, system)
+        found = [stream for stream in stored if stream.stream_id not in changed]
+        listed = _listed(prefix, pattern, after, system=system)
+        found += [StreamInfo(n, head.version) for n, head in changed.items() if head.live and listed(n)]
+        found.sort(key=attrgetter("stream_id"))  # by code point is by byte of UTF-8, as SQLite sorts
+        del found[count:]
         return StreamsPage(found, found[-1].stream_id if len(found) == count else None)
 
     async def _tail_stream(self, stream_id: str, at: int) -> AsyncIterator[tuple[list[Event], int | None]]:
@@ -170,6 +179,18 @@ class StreamReads:
             events = [event for event in page.events if event.position > at]
             version = page.events[-1].version + 1 if page.events else version
             yield events, head if page.next is None else None
+
+
+def _listed(prefix: str, pattern: str | None, after: str | None, *, system: bool) -> Callable[[str], bool]:
+    """Whether a stream in memory belongs in a list, as `Queries.streams` decides it in SQL."""
+    matches = None if pattern is None else compile_wildcard(pattern)
+    hidden = "" if system or prefix.startswith(payload.SYSTEM_PREFIX) else payload.SYSTEM_PREFIX
+    return lambda name: (
+        name.startswith(prefix)
+        and (after is None or name > after)
+        and (matches is None or matches(name))
+        and not (hidden and name.startswith(hidden))
+    )
 
 
 def _join(

@@ -1,0 +1,71 @@
+"""The sequencer's entries: together to the writer while more come, and one bad command spoils no others."""
+
+from __future__ import annotations
+
+import pytest
+from sequencer_board import Board
+
+from shoal.errors import InternalError, Timeout
+from shoal.model.commands import SaveSnapshot
+from shoal.store import sequencer
+
+
+@pytest.fixture
+async def board():
+    return Board()
+
+
+async def busily(board, entries):
+    """Have entries decided one after the other, always with a next one waiting."""
+    board.append()
+    await board.through()
+    board.hand_overs.clear()
+    board.append()
+    for _ in range(entries):
+        await board.turn()
+        board.append()
+        board.sync()
+
+
+async def test_small_entries_go_to_the_writer_together_while_more_come(board, monkeypatch):
+    monkeypatch.setattr(sequencer, "HELD_COMMANDS", 3)
+    await busily(board, 7)
+    assert board.hand_overs == [3, 3]
+    board.sequencer.hand_over()
+    assert board.hand_overs == [3, 3, 1]
+    assert [entry.index for entry in board.applied] == list(range(1, 9))
+
+
+async def test_large_entries_go_to_the_writer_at_once(board, monkeypatch):
+    monkeypatch.setattr(sequencer, "HELD_BYTES", 1)
+    await busily(board, 4)
+    assert board.hand_overs == [1, 1, 1]
+
+
+async def test_a_command_that_cannot_be_encoded_is_told_so_and_the_others_go_on(board, caplog):
+    good = board.append("good")
+    bad = board.sequencer.submit(SaveSnapshot("main", "s", 0, object()), 1)
+    await board.through()
+    assert isinstance(bad.exception(), InternalError)
+    assert bad.exception().outcome == "not-applied"
+    assert good.result().position == 1
+    bad = board.sequencer.submit(SaveSnapshot("main", "s", 0, object()), 1)  # and when it comes alone
+    await board.through()
+    assert isinstance(bad.exception(), InternalError)
+    assert board.append().done() is False
+    await board.through()
+    assert board.failures == []
+    assert "cannot be encoded" in caplog.text
+
+
+async def test_an_entry_that_cannot_be_encoded_though_its_commands_can_ends_the_node(board, monkeypatch):
+    def encode(proposal):
+        if proposal.clock_us:
+            raise OverflowError
+        return b""
+
+    monkeypatch.setattr(sequencer, "encode", encode)
+    future = board.append()
+    await board.turn()
+    assert isinstance(future.exception(), Timeout)
+    assert len(board.failures) == 1
