@@ -221,6 +221,35 @@ async def test_verify_finds_a_flipped_byte_anywhere_in_what_is_stored(tmp_path):
     assert verify(tmp_path).ok
 
 
+async def test_verify_finds_a_changed_catalogue_and_a_start_mends_it(tmp_path):
+    live = await filled(tmp_path)
+    path = tmp_path / "db" / "g1" / "catalog.db"
+    whole = path.read_bytes()
+    for change in (
+        "UPDATE store SET name = 'other'",
+        "UPDATE store SET created_index = created_index + 1",
+        "UPDATE store SET created_index = 'soon'",
+        "UPDATE store SET name = CAST(x'73ff' AS TEXT)",
+        "INSERT INTO store VALUES ('more', 3)",
+        "DELETE FROM store",
+        "UPDATE meta SET value = value + 1 WHERE key = 'applied_index'",
+        "PRAGMA user_version = 99",
+    ):
+        path.write_bytes(whole)
+        connection = apsw.Connection(str(path))
+        connection.execute(change)
+        connection.close()
+        assert not verify(tmp_path).ok, change
+    path.write_bytes(whole)
+    assert verify(tmp_path).ok
+    connection = apsw.Connection(str(path))
+    connection.execute("DELETE FROM store")  # else its file would be a stray, and be removed
+    connection.close()
+    async with opened(small(tmp_path), inline_means()) as node:
+        assert await everything(node) == live
+        assert "rebuilt from the journal" in node.notes[0]
+
+
 async def test_verify_finds_flipped_bits_of_the_file_itself(tmp_path):
     """Whatever SQLite makes of it, verification ends, and what it calls good is what was stored."""
     live = await filled(tmp_path)

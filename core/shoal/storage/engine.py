@@ -19,6 +19,7 @@ from shoal.model.commands import CodecError, CreateStore, DropStore, Proposal, d
 from shoal.model.machine import Change, Head, StoredId, StoreState, decide
 from shoal.raft.log import Kind
 from shoal.storage import queries
+from shoal.storage.chain import row_digest
 from shoal.storage.database import Database
 from shoal.storage.files import RealFiles
 from shoal.storage.schema import CATALOG_MIGRATIONS
@@ -28,6 +29,8 @@ from shoal.store.ports import ApplyEntry, Need, ReadSet, StoreChanges
 from shoal.types import Query
 
 CATALOG = "catalog.db"
+STORES_DIGEST = "stores_digest"
+"""Key in the catalogue's meta table of the digest over its stores."""
 CHECKPOINT_BYTES = 16 * 1024 * 1024
 CHECKED_BYTES = 16 * 1024 * 1024
 
@@ -71,9 +74,9 @@ class Engine:
         self._dropped: list[Path] = []
         try:
             self._check_identity(self.catalog)
-            self.created: dict[str, int] = dict(
-                self.catalog.connection.execute("SELECT name, created_index FROM store")
-            )
+            self.created = self._read_created()
+            if self.catalog.meta.get(STORES_DIGEST, self._stores_digest()) != self._stores_digest():
+                raise DatabaseCorrupt(f"{self.catalog.path}: the stores in it are not those that were made")
             for name in self.created:
                 self.stores[name] = self._open_store(name)
         except BaseException:
@@ -84,6 +87,12 @@ class Engine:
         self.rows_pending = 0
         self.bytes_pending = 0
         self.commits = 0
+
+    def _read_created(self) -> dict[str, int]:
+        return dict(self.catalog.connection.execute("SELECT name, created_index FROM store"))
+
+    def _stores_digest(self) -> bytes:
+        return row_digest(sorted(self.created.items()))
 
     def _check_identity(self, database: Database) -> None:
         mine = (self._identity.cluster_id, self._identity.incarnation.hex())
@@ -218,6 +227,7 @@ class Engine:
             self.stores.pop(name).close()
             self._dropped.append(self.path_of(name))
             del self.created[name]
+        self.catalog.put_meta(**{STORES_DIGEST: self._stores_digest()})
         self.rows_pending += 1
 
     # -- committing ------------------------------------------------------------------------------
@@ -286,7 +296,7 @@ class Engine:
     def rollback(self) -> None:
         """Back to the last commit everywhere: the caller replays the journal from `oldest_applied`."""
         self.catalog.rollback()
-        self.created = dict(self.catalog.connection.execute("SELECT name, created_index FROM store"))
+        self.created = self._read_created()
         for name in [name for name in self.stores if name not in self.created]:
             self.stores.pop(name).close()
         for name in self.created:

@@ -19,11 +19,11 @@ from shoal.errors import JournalCorrupt, StorageError
 from shoal.model.machine import decode_tags
 from shoal.storage.chain import GENESIS, link, row_digest, stream_digest
 from shoal.storage.database import open_connection
-from shoal.storage.engine import CATALOG
+from shoal.storage.engine import CATALOG, STORES_DIGEST
 from shoal.storage.files import RealFiles
 from shoal.storage.journal import SUFFIX
 from shoal.storage.recovery import CURRENT, Lock
-from shoal.storage.schema import STORE_MIGRATIONS
+from shoal.storage.schema import CATALOG_MIGRATIONS, STORE_MIGRATIONS
 from shoal.storage.segment import SegmentError, scan
 
 MAX_PROBLEMS = 1_000
@@ -84,13 +84,21 @@ def verify(data_dir: Path, *, progress: Progress = lambda _what, _count: None) -
 
 
 def _catalogue(path: Path, found: Verification) -> list[tuple[str, int]]:
-    """The stores and the entries that created them."""
+    """The stores and the entries that created them, verified."""
     try:
         connection = open_connection(path, cache_bytes=64 * 1024, read_only=True)
         with closing(connection):
-            return [(str(name), int(index)) for name, index in connection.execute("SELECT * FROM store")]
-    except (apsw.CorruptError, apsw.NotADBError) as error:
-        found.add(str(path), f"SQLite cannot read it: {error}")
+            _verify_file(connection, "the catalogue", found, len(CATALOG_MIGRATIONS))
+            _verify_part(_verify_meta, connection, "the catalogue", found)
+            stores = sorted(
+                (str(name), int(index)) for name, index in connection.execute("SELECT * FROM store")
+            )
+            kept = connection.execute("SELECT value FROM meta WHERE key=?", (STORES_DIGEST,)).fetchone()
+            if kept is not None and kept[0] != row_digest(stores):
+                found.add("the catalogue", "the stores in it are not those that were made")
+            return stores
+    except (apsw.CorruptError, apsw.NotADBError, ValueError) as error:  # a number that is none any more
+        found.add(str(path), f"it cannot be read: {error}")
         return []
 
 
@@ -143,38 +151,40 @@ def verify_store(
     found.stores += 1
     connection.execute("BEGIN")
     try:
-        _verify_file(connection, name, found)
-        for part in (_verify_meta, _verify_streams, _verify_snapshots, _verify_counts, _verify_positions):
-            _verify_part(part, connection, name, found)
-        _verify_part(partial(_verify_events, progress=progress), connection, name, found)
+        where = f"store {name}"
+        _verify_file(connection, where, found, len(STORE_MIGRATIONS))
+        _verify_part(_verify_meta, connection, where, found)
+        for part in (_verify_streams, _verify_snapshots, _verify_counts, _verify_positions):
+            _verify_part(part, connection, where, found)
+        _verify_part(partial(_verify_events, progress=progress), connection, where, found)
     finally:
         connection.execute("ROLLBACK")
 
 
-def _verify_file(connection: apsw.Connection, store: str, found: Verification) -> None:
+def _verify_file(connection: apsw.Connection, where: str, found: Verification, schema: int) -> None:
     for (line,) in connection.execute("PRAGMA integrity_check(100)"):
         if line != "ok":
-            found.add(f"store {store}", f"SQLite: {line}")
-    for (schema,) in connection.execute("PRAGMA user_version"):
-        if schema > len(STORE_MIGRATIONS):
-            found.add(f"store {store}", f"its schema is {schema}, this release knows {len(STORE_MIGRATIONS)}")
+            found.add(where, f"SQLite: {line}")
+    for (version,) in connection.execute("PRAGMA user_version"):
+        if version > schema:
+            found.add(where, f"its schema is {version}, this release knows {schema}")
 
 
 def _verify_part(
     part: Callable[[apsw.Connection, str, Verification], None],
     connection: apsw.Connection,
-    store: str,
+    where: str,
     found: Verification,
 ) -> None:
     """Run a part; what is so damaged that it is not even a text, a number or a list ends the part as a problem."""
     try:
-        part(connection, store, found)
+        part(connection, where, found)
     except (UnicodeDecodeError, msgspec.MsgspecError, TypeError) as error:
-        found.add(f"store {store}", f"a stored value is not of its kind: {error}")
+        found.add(where, f"a stored value is not of its kind: {error}")
 
 
 def _verify_events(
-    connection: apsw.Connection, store: str, found: Verification, *, progress: Progress
+    connection: apsw.Connection, where: str, found: Verification, *, progress: Progress
 ) -> None:
     stream: str | None = None
     previous, expected = GENESIS, 0
@@ -190,14 +200,14 @@ def _verify_events(
             continue  # a tombstoned stream's rows wait to be removed; nobody can read them
         if row[0] != stream:
             stream, previous, expected = row[0], GENESIS, 0
-        where = f"store {store}, stream {row[0]!r}, version {row[1]}"
+        place = f"{where}, stream {row[0]!r}, version {row[1]}"
         if row[1] != expected:
-            found.add(where, f"version {expected} is missing before it")
+            found.add(place, f"version {expected} is missing before it")
         reading = row[5] if row[12] is None else row[12]
         if link(previous, row[:11], bool(row[11]), reading) != row[13]:
-            found.add(where, "the event is not what was stored")
+            found.add(place, "the event is not what was stored")
         if Counter(decode_tags(row[15].encode())) != Counter(set(_tags_of(row[10]))):
-            found.add(where, "the tag index does not agree with the event")
+            found.add(place, "the tag index does not agree with the event")
         previous, expected = row[13], row[1] + 1
         found.events += 1
         if found.events % 10_000 == 0:
@@ -211,51 +221,51 @@ def _tags_of(raw: bytes | None) -> list[str]:
         return []  # the chain has told
 
 
-def _verify_streams(connection: apsw.Connection, store: str, found: Verification) -> None:
+def _verify_streams(connection: apsw.Connection, where: str, found: Verification) -> None:
     rows = connection.execute(
         "SELECT name, version, visible_from, tombstoned, chain, digest, "
         "(SELECT chain FROM event e WHERE e.stream = s.id AND e.version = s.version) FROM stream s"
     )
     for name, version, visible_from, tombstoned, chain, digest, last in rows:
         found.streams += 1
-        where = f"store {store}, stream {name!r}"
+        place = f"{where}, stream {name!r}"
         if stream_digest(name, version, visible_from, tombstoned, chain) != digest:
-            found.add(where, "the stream's head is not what was stored")
+            found.add(place, "the stream's head is not what was stored")
         if not tombstoned and version >= 0 and last != chain:
-            found.add(where, f"its last event, version {version}, is missing or changed")
+            found.add(place, f"its last event, version {version}, is missing or changed")
 
 
-def _verify_snapshots(connection: apsw.Connection, store: str, found: Verification) -> None:
+def _verify_snapshots(connection: apsw.Connection, where: str, found: Verification) -> None:
     for *fields, digest in connection.execute("SELECT * FROM snapshot"):
         found.snapshots += 1
         if row_digest(tuple(fields)) != digest:
-            found.add(f"store {store}, snapshot of {fields[0]!r} at {fields[1]}", "it is not what was stored")
+            found.add(f"{where}, snapshot of {fields[0]!r} at {fields[1]}", "it is not what was stored")
 
 
-def _verify_counts(connection: apsw.Connection, store: str, found: Verification) -> None:
+def _verify_counts(connection: apsw.Connection, where: str, found: Verification) -> None:
     for table, counted in (
         ("type", "SELECT count(*) FROM event e WHERE e.type = n.id"),
         ("tag", "SELECT count(*) FROM tagged x WHERE x.tag = n.id"),
     ):
         for name, kept, real in connection.execute(f"SELECT name, events, ({counted}) FROM {table} n"):  # noqa: S608
             if kept != real:
-                found.add(f"store {store}, {table} {name!r}", f"{real} events carry it, {kept} were counted")
+                found.add(f"{where}, {table} {name!r}", f"{real} events carry it, {kept} were counted")
 
 
-def _verify_meta(connection: apsw.Connection, store: str, found: Verification) -> None:
+def _verify_meta(connection: apsw.Connection, where: str, found: Verification) -> None:
     meta = dict(connection.execute("SELECT key, value FROM meta"))
     digest = meta.pop("digest", None)
     if meta and digest != row_digest(sorted(meta.items())):
-        found.add(f"store {store}", "the table of what was applied is not what was stored")
+        found.add(where, "the table of what was applied is not what was stored")
 
 
-def _verify_positions(connection: apsw.Connection, store: str, found: Verification) -> None:
+def _verify_positions(connection: apsw.Connection, where: str, found: Verification) -> None:
     head = dict(connection.execute("SELECT key, value FROM meta")).get("position", 0)
     (last, removable) = connection.execute(
         "SELECT coalesce(max(position), 0), (SELECT count(*) FROM stream WHERE tombstoned) FROM event"
     ).fetchone() or (0, 0)
     if last > head or (last < head and not removable):
-        found.add(f"store {store}", f"the last event is at position {last}, the head says {head}")
+        found.add(where, f"the last event is at position {last}, the head says {head}")
     if removable:
         return  # the removed events' positions are gone with them
     gap = connection.execute(
@@ -263,4 +273,4 @@ def _verify_positions(connection: apsw.Connection, store: str, found: Verificati
         "(SELECT 1 FROM event p WHERE p.position = e.position - 1) LIMIT 1"
     ).fetchone()
     if gap is not None:
-        found.add(f"store {store}, position {gap[0]}", "the position before it is missing")
+        found.add(f"{where}, position {gap[0]}", "the position before it is missing")
