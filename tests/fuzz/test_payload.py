@@ -159,3 +159,31 @@ def test_any_event_is_prepared_or_refused(
         refused_at = None
         assert prepared.event_type == event_type
     assert refused_at is None or refused_at.startswith("/events/0")
+
+
+EVENTS = st.builds(
+    NewEvent,
+    st.sampled_from(["taken", "taken", "", 7]) | st.text(max_size=3),
+    st.dictionaries(st.text(max_size=3) | st.just("null"), ANYTHING, max_size=3) | ANYTHING,
+    st.none() | st.dictionaries(st.text(max_size=2), st.integers(), max_size=1),
+)
+
+
+@given(st.lists(EVENTS, max_size=5))
+def test_events_prepared_together_are_as_if_each_came_alone(events: list[NewEvent]) -> None:
+    def outcome(batch: list[NewEvent], first: int) -> Any:
+        try:
+            prepared = prepare_all(batch, LIMITS, EventIds(now_ms=lambda: 0))
+        except InvalidRequest as error:
+            number, _, field = error.pointer.removeprefix("/events/").partition("/")
+            return error.detail, int(number) + first, field
+        return [(each.event_type, each.data, each.content_type, each.metadata) for each in prepared]
+
+    alone: Any = []
+    for number, event in enumerate(events):
+        found = outcome([event], number)
+        if isinstance(found, tuple):
+            alone = found
+            break
+        alone += found
+    assert outcome(events, 0) == alone

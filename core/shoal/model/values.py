@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from math import isfinite
 from typing import Any
 
@@ -13,6 +14,8 @@ from shoal.errors import InvalidRequest
 from shoal.tagged import Overwrite, Sum
 from shoal.types import BINARY, CBOR, Limits
 
+flatten = chain.from_iterable
+
 BYTES = (bytes, bytearray, memoryview)
 """What is taken as bytes."""
 
@@ -21,7 +24,10 @@ _EXACT = frozenset({str, int, bool, type(None)})
 _FLAT = _EXACT | {float}
 _CONTAINERS = frozenset({dict, list, tuple})
 _INT64 = 1 << 64
+_DICT = frozenset({dict})
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
+_members = dict.values
 _null = re.compile(b"null").search  # a third faster than `in`
 
 
@@ -37,7 +43,7 @@ def encode_value(value: Any, limits: Limits, pointer: str = "") -> tuple[bytes, 
         and _TEXT.issuperset(map(type, value))
     ):
         raw = _encode_json(value, pointer)
-        if _null(raw) is None or all(map(_is_finite, value.values())):  # msgspec writes NaN as null
+        if not _null(raw) or _all_finite(value.values()):
             return raw, None
     if isinstance(value, BYTES):
         return bytes(value), BINARY
@@ -46,8 +52,32 @@ def encode_value(value: Any, limits: Limits, pointer: str = "") -> tuple[bytes, 
     return _encode_rich(value, limits, pointer)
 
 
-def _is_finite(value: Any) -> bool:
-    return type(value) is not float or isfinite(value)
+def encode_flat(values: list[Any]) -> list[bytes] | None:
+    """JSON of dicts with text keys and neither containers nor bytes in them; None if any is something else.
+
+    Most events' data are such. What `encode_value` asks of one is asked of all at once, which for a hundred
+    takes a third of the time.
+    """
+    if not (
+        _DICT.issuperset(map(type, values))
+        and _FLAT.issuperset(map(type, flatten(map(_members, values))))
+        and _TEXT.issuperset(map(type, flatten(values)))
+    ):
+        return None
+    try:
+        lines = _encode_lines(values)
+    except ValueError:  # a lone surrogate, an int too long: `encode_value` says which
+        return None
+    if _null(lines) and not _all_finite(flatten(map(_members, values))):
+        return None
+    encoded = lines.split(b"\n")  # inside texts JSON escapes line breaks
+    encoded.pop()
+    return encoded
+
+
+def _all_finite(members: Iterable[Any]) -> bool:
+    """Whether all numbers are; msgspec writes NaN and the infinities as null."""
+    return all(isfinite(member) for member in members if type(member) is float)
 
 
 def encode_metadata(
