@@ -170,6 +170,14 @@ EVENTS = st.builds(
 
 
 @given(st.lists(EVENTS, max_size=5))
+@example([NewEvent("t", {"a": 1.5}), NewEvent("t", {"a": float("nan")})])
+@example([NewEvent("t", {"a": 1}), NewEvent("t", {"a": None, "b": float("-inf")})])
+@example([NewEvent("t", {"a": None}), NewEvent("t", {"a": 0.5, "b": "null\n"})])
+@example([NewEvent("t", {"a": 1}), NewEvent("t", {"a": b"\0"}), NewEvent("t", {"b": [1]})])
+@example([NewEvent("t", {"a": 1}), NewEvent("t", {1: 1})])
+@example([NewEvent("t", {"a": 1}), NewEvent("t", {"a": "\ud800"})])
+@example([NewEvent("t", {"a": 1}), NewEvent("", {"a": 1})])
+@example([NewEvent("t", {"a": 1}), NewEvent("t", {"a": "x" * LIMITS.event_bytes})])
 def test_events_prepared_together_are_as_if_each_came_alone(events: list[NewEvent]) -> None:
     def outcome(batch: list[NewEvent], first: int) -> Any:
         try:
