@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from shoal.address import split_address
 from shoal.errors import ConfigError
 from shoal.types import Limits
 
@@ -131,17 +132,6 @@ class Config(msgspec.Struct, frozen=True):
 def valid_store_name(name: str) -> bool:
     """Whether a store may have this name: 1 to 64 letters, digits, `_ . -`, not beginning with `.` or `-`."""
     return re.fullmatch(_STORE_NAME, name) is not None
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError."""
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    host = host[1:-1] if bracketed else host
-    known = bracketed or ":" not in host
-    if not (colon and host and known and re.fullmatch(r"[0-9]{1,5}", port) and int(port) < 65536):
-        raise ValueError("write HOST:PORT, with a port from 0 to 65535, an IPv6 host in brackets")
-    return host, int(port)
 
 
 # --- converters: from a value of TOML's types to a checked one, or ValueError saying what to write

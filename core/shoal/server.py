@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import logging
 import resource
 import signal
@@ -23,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from shoal import telemetry
+from shoal.address import is_loopback, split_address
 from shoal.clock import Clock, SystemClock
-from shoal.config import Config, split_address
+from shoal.config import Config
 from shoal.errors import AlreadyExists, ConfigError, DataDirLocked, ShoalError
 from shoal.http import Connections, Service
 from shoal.node import Node
@@ -77,7 +77,7 @@ class Shoald:
         self._node = await stack.enter_async_context(await Node.open(config, clock=clock))
         for note in self._node.notes:
             _log.warning("%s", note)
-        self._service = Service(self._node, config, tokens, lambda: clock.wall().epoch_us // 1000)
+        self._service = Service(self._node, config, tokens, now_ms=lambda: clock.wall().epoch_us // 1000)
         self._attach_telemetry()
         self._supervisor = await stack.enter_async_context(Supervisor(clock=clock))
         await self._start_discovery(clock)
@@ -227,14 +227,6 @@ def require_tokens(config: Config, tokens: TokenFile) -> None:
             f"Make one: shoal tokens create --role admin --data-dir {config.data_dir}\n"
             "Or listen on 127.0.0.1, where no token is needed.",
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def tls_context(config: Config) -> ssl.SSLContext | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from shoal.config import split_address
+from shoal.address import split_address
 from shoal.errors import ConfigError, ShoalError, Unauthorized, Unavailable
 from shoal.tokens import TokenFile
 from shoal_host.children import Child

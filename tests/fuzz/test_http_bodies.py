@@ -70,7 +70,7 @@ class Client:
         self.runner.run(self._start())
 
     async def _start(self) -> None:
-        service = Service(MemoryNode(FakeClock()), Config(), NoTokens())
+        service = Service(MemoryNode(FakeClock()), Config(), NoTokens(), now_ms=lambda: 0)
         connections = Connections(service.handle, limit=9, header_timeout_s=9)
         self.server = await asyncio.get_running_loop().create_server(connections, "127.0.0.1", 0)
         self.url = "http://127.0.0.1:%d" % self.server.sockets[0].getsockname()[1]

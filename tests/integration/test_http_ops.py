@@ -11,7 +11,7 @@ from http_board import Board, configured, running_board
 
 import shoal
 from shoal.errors import StorageError
-from shoal.http import Connections, Service, make_app
+from shoal.http import Connections, Service
 from shoal.testing.clock import FakeClock
 from shoal.testing.memory_store import MemoryNode
 from shoal.tokens import TokenFile
@@ -179,7 +179,7 @@ async def test_a_whole_url_as_target_is_understood(shared_board: Board) -> None:
 async def test_a_leaving_or_failed_node_is_not_ready(tmp_path: Path) -> None:
     clock = FakeClock()
     node = MemoryNode(clock)
-    service = Service(node, configured(tmp_path), TokenFile(tmp_path))
+    service = Service(node, configured(tmp_path), TokenFile(tmp_path), now_ms=lambda: 0)
     connections = Connections(service.handle, limit=9, header_timeout_s=9)
     server = await asyncio.get_running_loop().create_server(connections, "127.0.0.1", 0)
     import aiohttp
@@ -196,14 +196,3 @@ async def test_a_leaving_or_failed_node_is_not_ready(tmp_path: Path) -> None:
         assert (await board.call("GET", "/livez")).status == 200
     server.close()
     assert isinstance(node.failed.exception(), StorageError)
-
-
-async def test_the_service_is_also_an_aiohttp_application(tmp_path: Path) -> None:
-    from aiohttp.test_utils import TestClient, TestServer
-
-    app = make_app(MemoryNode(FakeClock()), configured(tmp_path))
-    async with TestClient(TestServer(app)) as client:
-        async with client.post("/v1/streams/a%2Fb", json=[{"event_type": "t", "data": 1}]) as answer:
-            assert answer.status == 201
-        async with client.get("/v1/streams/a%2Fb/0") as answer:
-            assert (await answer.json())["stream_id"] == "a/b"

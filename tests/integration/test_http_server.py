@@ -19,8 +19,8 @@ import pytest
 
 import shoal
 from shoal.__main__ import main, parser
+from shoal.address import is_loopback
 from shoal.config import CONFIGURATION
-from shoal.server import is_loopback
 from shoal.tokens import TokenFile
 
 EVENTS = [{"event_type": "t", "data": 1}]

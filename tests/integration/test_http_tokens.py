@@ -9,10 +9,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from http_board import Board, Reply, running_board
+from http_board import Board, Reply, configured, running_board
 
-from shoal.http import auth
+from shoal.errors import Unauthorized
+from shoal.http import Service, auth
 from shoal.http.auth import EVERYTHING, Door
+from shoal.testing.clock import FakeClock
+from shoal.testing.memory_store import MemoryNode
 from shoal.tokens import ROLES, Role, Token, TokenFile, make_token
 
 QUERY = {"items": [{}]}
@@ -149,6 +152,33 @@ async def test_a_token_file_that_goes_bad_closes_the_door(tmp_path: Path) -> Non
         assert await revoked_at(board, text) < 2
         assert (await board.call("GET", "/v1/info")).code == "config-error"
         assert (await board.call("GET", "/livez")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("listen", "open_without"), [("127.0.0.1:1", True), ("[::1]:1", True), ("192.0.2.1:1", False)]
+)
+async def test_revoking_the_last_token_opens_no_door_to_others(
+    tmp_path: Path, listen: str, open_without: bool
+) -> None:
+    """Alone on loopback a board needs no tokens; one that others reach stays shut without them."""
+    config = configured(tmp_path, {"listen": listen})
+    tokens = TokenFile(tmp_path)
+    text = await asyncio.to_thread(tokens.add, "admin")
+    door = Service(MemoryNode(FakeClock()), config, tokens, now_ms=lambda: 0).context.door
+    await door.look()
+    with pytest.raises(Unauthorized):
+        door.admit("read", None)
+    assert await door.still_open(door.admit("read", f"Bearer {text}"))
+    await asyncio.to_thread(lambda: tokens.remove(tokens.tokens()[0].id))
+    for _ in ("an empty file", "none"):
+        await door.look()
+        assert await door.still_open(EVERYTHING) is open_without
+        if open_without:
+            assert door.admit("admin", None) is EVERYTHING
+        else:
+            with pytest.raises(Unauthorized):
+                door.admit("read", f"Bearer {text}")
+        await asyncio.to_thread(partial(tokens.path.unlink, missing_ok=True))
 
 
 class OneToken:

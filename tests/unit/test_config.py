@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal.address import split_address
 from shoal.config import (
     CONFIGURATION,
     Config,
@@ -17,7 +18,6 @@ from shoal.config import (
     StoreConfig,
     StoreSettings,
     load,
-    split_address,
     unknown_variables,
     valid_store_name,
 )

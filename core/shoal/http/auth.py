@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -11,6 +12,8 @@ from typing import Final, Protocol
 from shoal.errors import Forbidden, ShoalError, Unauthorized
 from shoal.tokens import Role, Token, find
 from shoal.wildcard import compile_wildcard
+
+_log = logging.getLogger(__name__)
 
 FRESH_S: Final = 0.25
 """How long a look at the tokens counts: a revoked one is refused that much later at most."""
@@ -60,13 +63,17 @@ EVERYTHING: Final = Access()
 
 
 class Door:
-    """Lets calls in. Without any token everybody may do everything, which is why shoald then stays on loopback.
+    """Lets calls in. Without any token everybody may do everything, unless the board `needs_tokens`: then nobody.
 
-    The file is looked at again when a call comes and the last look is older than `FRESH_S`: an idle board sleeps.
+    A board that others reach needs them, also when the last one is revoked while it runs. The file is looked
+    at again when a call comes and the last look is older than `FRESH_S`: an idle board sleeps.
     """
 
-    def __init__(self, tokens: Tokens, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, tokens: Tokens, now_s: Callable[[], float] = time.monotonic, *, needs_tokens: bool = False
+    ) -> None:
         self._source = tokens
+        self._needs_tokens = needs_tokens
         self._now_s = now_s
         self._looked_at = float("-inf")
         self._tokens: Sequence[Token] = ()
@@ -80,7 +87,7 @@ class Door:
         """
         if self._closed is not None:
             raise self._closed
-        if not self._tokens:
+        if self._open:
             return EVERYTHING
         scheme, _, text = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
@@ -91,6 +98,10 @@ class Door:
         if not token.grants(role):
             raise Forbidden(f"this needs the role {role}, the token has {token.role}")
         return Access(token.streams, token.id)
+
+    @property
+    def _open(self) -> bool:
+        return not self._tokens and not self._needs_tokens
 
     @property
     def stale(self) -> bool:
@@ -104,6 +115,8 @@ class Door:
             self._tokens = await asyncio.to_thread(self._source.tokens)
             self._closed = None
         except ShoalError as error:
+            if self._closed is None:
+                _log.error("%s; until then nobody gets in", error)
             self._closed = error
         self._looked = True
 
@@ -114,7 +127,7 @@ class Door:
         if self._closed is not None:
             return False
         if access.token_id is None:
-            return not self._tokens
+            return self._open
         return any(token.id == access.token_id for token in self._tokens)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any, Final
@@ -11,8 +10,9 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from shoal.address import is_loopback, split_address
 from shoal.config import Config, valid_store_name
-from shoal.errors import InvalidRequest, ShoalError
+from shoal.errors import ConfigError, InvalidRequest, ShoalError
 from shoal.http import append, events, openapi, ops, params, problems, snapshots, stores, streams
 from shoal.http.auth import EVERYTHING, Door, Tokens
 from shoal.http.context import Call, Context, ServedNode
@@ -20,7 +20,6 @@ from shoal.http.params import ReadQuery
 from shoal.http.routing import DEFAULT_PATH, STORE_PATH, Route, Router
 from shoal.ids import EventIds
 from shoal.model.payload import check_stream_id
-from shoal.tokens import TokenFile
 from shoal.types import MAX_VERSION
 
 ROUTES: Final[tuple[Route[Any], ...]] = tuple(
@@ -44,9 +43,12 @@ class Service:
         node: ServedNode,
         config: Config,
         tokens: Tokens,
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        *,
+        now_ms: Callable[[], int],
     ) -> None:
-        self.context = Context(node, config, Door(tokens), EventIds(now_ms=now_ms))
+        host, _ = split_address(config.listen)
+        door = Door(tokens, needs_tokens=not is_loopback(host))
+        self.context = Context(node, config, door, EventIds(now_ms=now_ms))
         self.context.openapi = openapi.document(ROUTES, config.limits)
         reserved = [base + path for base in (DEFAULT_PATH, STORE_PATH) for path in _NOT_BUILT]
         self._router = Router(ROUTES, reserved)
@@ -61,7 +63,7 @@ class Service:
             route, raw_ids = self._router.find(request.method, path)
             response = await self._call(request, route, raw_ids, query)
         except ShoalError as error:
-            if problems.status_of(error) == 500:
+            if problems.status_of(error) == 500 and not isinstance(error, ConfigError):  # the door has told
                 _log.error("%s %s failed", request.method, path, exc_info=error)
             if request.writer.output_size > 0:
                 raise ConnectionResetError("the answer is cut short") from error
@@ -128,11 +130,3 @@ def _target(raw_path: str) -> str:
 def _check_version(text: str) -> None:
     if not 0 <= params.whole("version", text) <= MAX_VERSION:
         raise InvalidRequest(f"version must be from 0 to {MAX_VERSION}", pointer="version")
-
-
-def make_app(node: ServedNode, config: Config) -> web.Application:
-    """The service as an aiohttp application, for a server other than `shoald`: without its connection limits."""
-    service = Service(node, config, TokenFile(config.data_dir))
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", service.handle)
-    return application
