@@ -19,7 +19,7 @@ from shoal import telemetry
 from shoal.clock import Clock
 from shoal.cluster.local import LocalConsensus, elect_self, found_group
 from shoal.config import Config, StoreSettings, valid_store_name
-from shoal.errors import DiskFull, InvalidRequest, NotFound
+from shoal.errors import DiskFull, InvalidRequest, NotFound, ShuttingDown
 from shoal.ids import EventIds
 from shoal.model.commands import CreateStore, DropStore
 from shoal.model.event_time import EventTime
@@ -63,6 +63,7 @@ class Node:
         self._locks: list[Lock] = []
         self._opened: Opened | None = None
         self._loop = asyncio.get_running_loop()
+        self._verifying = asyncio.Lock()
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self.notes: list[str] = []
 
@@ -401,15 +402,28 @@ class Node:
         }
 
     async def verify(self) -> Verification:
-        """Verify what every store has: each byte a reader could be given. Takes a while; appends go on."""
-        self._sequencer.hand_over()
-        self._writer.commit()
-        await run_job(self._writer_worker, _nothing)
-        found = Verification()
-        for name in list(self._stores):
-            path = self._engine.path_of(name)
-            await run_job(self._helper_worker, partial(verify_file, path, name, found, vfs=self._means.vfs))
+        """Verify what every store has: each byte a reader could be given. Takes a while; appends go on.
+
+        Raises ShuttingDown when the node closes meanwhile.
+        """
+        async with self._verifying:
+            self._sequencer.hand_over()
+            self._writer.commit()
+            await run_job(self._writer_worker, _nothing)
+            found = Verification()
+            worker = self._means.workers("verify", 1)
+            try:
+                for name in list(self._stores):
+                    path = self._engine.path_of(name)
+                    look = partial(verify_file, path, name, found, progress=self._go_on, running=True)
+                    await run_job(worker, partial(look, vfs=self._means.vfs))
+            finally:
+                await asyncio.to_thread(worker.close)
         return found
+
+    def _go_on(self, _what: str, _count: int) -> None:
+        if self._closed:
+            raise ShuttingDown("the node is closing")
 
     # -- closing ---------------------------------------------------------------------------------
 

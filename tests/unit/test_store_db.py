@@ -9,7 +9,7 @@ from shoal.model.commands import SaveSnapshot
 from shoal.model.machine import Head, RowsAppended, SnapshotSaved, SnapshotsDeleted, StoreState, StreamDeleted
 from shoal.storage import queries
 from shoal.storage.store_db import StoreDb
-from shoal.storage.verify import Verification, verify_store
+from shoal.storage.verify_store import StoreVerifier, Verification
 
 
 def appended(
@@ -49,7 +49,7 @@ def store(tmp_path):
 
 def problems(store) -> list[str]:
     found = Verification()
-    verify_store(store.db.connection, "main", found)
+    StoreVerifier(store.db.connection, "store main", found, lambda: None).verify(structure=True)
     return [problem.what for problem in found.problems]
 
 
