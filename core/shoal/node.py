@@ -10,6 +10,7 @@ import asyncio
 import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +20,15 @@ from shoal import telemetry
 from shoal.clock import Clock
 from shoal.cluster.local import LocalConsensus, elect_self, found_group
 from shoal.config import Config, StoreSettings, valid_store_name
-from shoal.errors import DiskFull, InvalidRequest, NotFound, ShuttingDown
+from shoal.errors import (
+    DatabaseCorrupt,
+    DiskFull,
+    InvalidRequest,
+    NotFound,
+    ShoalError,
+    ShuttingDown,
+    StorageError,
+)
 from shoal.ids import EventIds
 from shoal.model.commands import CreateStore, DropStore
 from shoal.model.event_time import EventTime
@@ -30,6 +39,7 @@ from shoal.storage.means import Means
 from shoal.storage.readers import ReadSetFetcher, StoreReaders
 from shoal.storage.recovery import Lock, Opened, mark_suspect, open_storage
 from shoal.storage.reserve import Reserve
+from shoal.storage.room import Room
 from shoal.storage.segment import Identity
 from shoal.storage.store_db import is_corrupt
 from shoal.storage.verify import Verification, verify_file
@@ -42,11 +52,20 @@ from shoal.store.sequencer import Sequencer
 
 __all__ = ["Means", "Node"]
 
-RESERVE_RETRY_S = 2.0
-
 
 def _nothing() -> None:
     """A job that only waits its turn."""
+
+
+def _named(error: BaseException, directory: Path) -> BaseException:
+    """What ended the storage, in words that say what to do."""
+    if isinstance(error, ShoalError | OSError):
+        return error
+    if is_disk_full(error):
+        return DiskFull("the disk is full, and no reserve is left to give: free some space, then start again")
+    if is_corrupt(error):
+        return DatabaseCorrupt(f"{directory}: {error}. Restart the node: it rebuilds the file if it can")
+    return StorageError(f"{directory}: {error!r}")
 
 
 class Node:
@@ -98,13 +117,21 @@ class Node:
     async def _open(self) -> None:
         config = self.config
         self._reserve = Reserve(self._means.files, config.data_dir, config.storage.reserve_bytes)
+        self._room = Room(
+            self._reserve,
+            config.data_dir,
+            self._helper_worker,
+            wanted_bytes=config.storage.reserve_bytes,
+            refuse=self._refuse_appends,
+            failed=self._fail,
+        )
         opened: Opened = await run_job(self._writer_worker, self._recover)
         self._opened = opened
         self.notes = opened.notes
         self._journal, self._engine = opened.journal, opened.engine
         identity = self._journal.identity
         term = await run_job(self._journal_worker, partial(self._elect, identity))
-        self._consensus = LocalConsensus(self._journal, self._journal_worker, term, self._give_reserve)
+        self._consensus = LocalConsensus(self._journal, self._journal_worker, term, self._room.give)
         self._engine.applied_index = self._consensus.commit_index
         self._engine.applied_term = term
         self._make_pipeline()
@@ -114,7 +141,8 @@ class Node:
         for wanted in config.stores:
             if wanted.name not in self._stores:
                 await self.create_store(wanted.name)
-        self._helper_worker.submit(self._keep_room, self._on_room)
+        self._helper_worker.submit(self._journal.prepare_spare, self._on_journal_job)
+        self._room.keep()
         telemetry.emit(
             telemetry.CLUSTER_LEADER_ELECTED,
             {"system_time": telemetry.system_time()},
@@ -147,12 +175,20 @@ class Node:
             other_directories=self._other_directories(),
         )
         try:
-            return recover()
+            try:
+                return recover()
+            except Exception as error:
+                if not is_disk_full(error) or not self._reserve.held:
+                    raise
+                self._reserve.release()
+                return recover()
         except Exception as error:
-            if not is_disk_full(error) or not self._reserve.held:
+            if not is_disk_full(error):
                 raise
-            self._reserve.release()
-            return recover()
+            free = self._means.files.free_bytes(self.config.data_dir)
+            raise DiskFull(
+                f"{self.config.data_dir}: {free:,} bytes are free, too few to start; free some space, then start again"
+            ) from error
 
     def _elect(self, identity: Identity) -> int:
         if self._journal.last_index == 0:
@@ -162,11 +198,6 @@ class Node:
         except DiskFull:
             self._reserve.release()
             return elect_self(self._journal, identity.node_id)
-
-    def _give_reserve(self) -> None:
-        """Make room for what frees room, on the journal's thread; appends wait until there is a reserve again."""
-        self._reserve.release()
-        self._loop.call_soon_threadsafe(self._on_full)
 
     def _make_pipeline(self) -> None:
         storage = self.config.storage
@@ -179,7 +210,7 @@ class Node:
             committed=self._on_committed,
             resumed=self._on_resumed,
             failed=self._fail,
-            full=self._on_full,
+            full=self._room.none,
             release_reserve=self._reserve.release,
         )
         self._sequencer = Sequencer(
@@ -209,19 +240,6 @@ class Node:
     def _other_directories(self) -> list[Path]:
         found = [self._store_directory(store.name) for store in self.config.stores]
         return [directory for directory in dict.fromkeys(found) if directory is not None]
-
-    def _keep_room(self) -> bool:
-        """Set reserve and spare segment aside; false when the disk is nearly full."""
-        held = self._reserve.hold()
-        self._journal.prepare_spare()
-        size = self.config.storage.reserve_bytes
-        return held or self._means.files.free_bytes(self.config.data_dir) >= size // 2
-
-    def _on_room(self, outcome: object) -> None:
-        if isinstance(outcome, BaseException):
-            self._fail(outcome)
-        elif not outcome:
-            self._on_full()
 
     # -- stores ----------------------------------------------------------------------------------
 
@@ -330,30 +348,13 @@ class Node:
         if isinstance(outcome, BaseException):
             self._fail(outcome)
 
-    def _on_full(self) -> None:
-        self._sequencer.disk_full = DiskFull(
-            "the disk is full: free some space, then appends go on by themselves"
-        )
-        self._retry_reserve()
-
-    def _retry_reserve(self) -> None:
-        if not self._closed:
-            loop = asyncio.get_running_loop()
-            loop.call_later(
-                RESERVE_RETRY_S, lambda: self._helper_worker.submit(self._reserve.hold, self._on_reserve)
-            )
-
-    def _on_reserve(self, held: object) -> None:
-        if isinstance(held, BaseException):
-            self._fail(held)
-        elif held or self.config.storage.reserve_bytes == 0:
-            self._sequencer.disk_full = None
-        else:
-            self._retry_reserve()
+    def _refuse_appends(self, full: DiskFull | None) -> None:
+        self._sequencer.disk_full = full
 
     def _fail(self, error: BaseException) -> None:
         if is_corrupt(error):
             self._helper_worker.submit(partial(mark_suspect, self._engine.directory))
+        error = _named(error, self._engine.directory)
         self._sequencer.give_up(error)
         if not self.failed.done():
             self.failed.set_exception(error)
@@ -440,6 +441,7 @@ class Node:
         if self._closed:
             return
         self._closed = True
+        self._room.close()
         if not self.failed.done():
             await self._sequencer.close()
         broken = self.failed.done()
@@ -473,20 +475,17 @@ class Node:
                 raise
             self.notes.append("the disk was full at the end; the next start applies what the journal holds")
         finally:
-            for readers in self._readers.values():
-                readers.close()
-            self._engine.close()
-            self._journal.close()
-            self._release()
+            self._abandon()
 
     def _abandon(self) -> None:
-        """Close what a failed start has opened."""
-        for readers in self._readers.values():
-            readers.close()
-        if self._opened is not None:
-            self._opened.engine.close()
-            self._opened.journal.close()
-        self._release()
+        """Close everything that is open, the rest too where one cannot be closed."""
+        with ExitStack() as stack:
+            stack.callback(self._release)
+            if self._opened is not None:
+                stack.callback(self._opened.journal.close)
+                stack.callback(self._opened.engine.close)
+            for readers in self._readers.values():
+                stack.callback(readers.close)
 
     def _release(self) -> None:
         for lock in self._locks:

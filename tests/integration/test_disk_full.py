@@ -95,7 +95,7 @@ async def test_a_delete_gets_the_reserve_even_if_nothing_at_all_is_free(tmp_path
         with pytest.raises(DiskFull):
             await store.streams.append("t", ANY_VERSION, events(1))
         files.free = None
-        node._on_reserve(await hold_reserve(node))
+        node._room._on_reserve(await hold_reserve(node))
         await store.streams.append("t", ANY_VERSION, events(1))
     async with opened(small(tmp_path)) as node:
         assert await node.store("main").streams.list_streams() == ["t"]
@@ -193,7 +193,7 @@ async def test_a_commit_without_room_is_rolled_back_and_made_again_from_the_jour
         with pytest.raises(DiskFull):
             await store.streams.append("c", NO_STREAM, events(1))
         await store.streams.delete("b")
-        node._on_reserve(await hold_reserve(node))
+        node._room._on_reserve(await hold_reserve(node))
         await store.streams.append("c", NO_STREAM, events(1))
         await commit(node)
         live = await everything(node)
@@ -214,6 +214,39 @@ def _also(first, second):
     return both
 
 
+async def test_nothing_is_appended_while_the_reserve_cannot_be_held(tmp_path, caplog):
+    """Else SQLite could meet the full disk, and nothing would be left to give it."""
+    files = FailingFiles()
+    files.free = 5 * SEGMENT
+    caplog.set_level("INFO")
+    async with opened(small(tmp_path, reserve_bytes=4 * SEGMENT), means(files)) as node:
+        store = node.store("main")
+        await hold_reserve(node)
+        await settle(node)
+        await asyncio.sleep(0)
+        with pytest.raises(DiskFull, match=f"{6 * SEGMENT:,} bytes are free"):
+            await store.streams.append("s", NO_STREAM, events(1))
+        assert node.info()["disk_full"]
+        await store.streams.delete("s")
+        files.free = None
+        node._room._on_reserve(await hold_reserve(node))
+        assert await store.streams.append("s", NO_STREAM, events(1)) == 0
+    assert [record.levelname for record in caplog.records if record.name == "shoal.storage.room"] == [
+        "WARNING",
+        "INFO",
+    ]
+
+
+async def test_a_start_without_room_says_so_in_a_line(tmp_path):
+    class Full(FailingFiles):
+        def allocate(self, fd, size):
+            raise OSError(errno.ENOSPC, "no room")
+
+    with pytest.raises(DiskFull, match="too few to start; free some space, then start again"):
+        async with opened(small(tmp_path), means(Full())):
+            pass
+
+
 async def test_if_even_the_reserve_is_not_enough_the_node_ends_and_nothing_is_lost(tmp_path, full):
     node = await Node.open(small(tmp_path), means=Means(clock=FakeClock(), vfs=full.name))
     store = node.store("main")
@@ -221,7 +254,8 @@ async def test_if_even_the_reserve_is_not_enough_the_node_ends_and_nothing_is_lo
     await settle(node)
     full.full = True
     await commit(node)
-    assert isinstance(node.failed.exception(), apsw.FullError)
+    assert isinstance(node.failed.exception(), DiskFull)
+    assert "start again" in str(node.failed.exception())
     await node.close()
     async with opened(small(tmp_path)) as again:
         assert await again.store("main").streams.get_version("a") == 2
@@ -316,7 +350,7 @@ async def test_a_disk_that_others_fill_up(tiny_disk):
         (directory / "filler").unlink(missing_ok=True)
         files.free = None
         if node._sequencer.disk_full is not None:
-            node._on_reserve(await hold_reserve(node))
+            node._room._on_reserve(await hold_reserve(node))
         await store.streams.append("after", NO_STREAM, events(3, size=8_000))
         live = await everything(node)
     async with opened(config) as again:

@@ -166,12 +166,12 @@ def test_a_torn_batch_is_cut_and_reported(tmp_path):
         found = entries(again)
         assert found[0] == (1, b"kept")
         whole_until = (end, end + record_bytes(40), total)[len(found) - 1]
-        assert again.torn_bytes_cut == bool(whole[whole_until:length].strip(b"\0"))
+        assert bool(again.notes) == bool(whole[whole_until:length].strip(b"\0"))
         again.append_records([entry(again.last_index + 1, b"next")])
         again.close()
         third = journal_in(tmp_path / "j")
         assert entries(third) == [*found, (len(found) + 1, b"next")]
-        assert not third.torn_bytes_cut
+        assert third.notes == []
         third.close()
 
 

@@ -95,7 +95,7 @@ async def test_the_store_file_of_another_journal_is_refused(tmp_path):
 async def test_a_damaged_pointer_is_refused(tmp_path, content):
     await filled(tmp_path)
     (tmp_path / "db" / "CURRENT").write_text(content)
-    await refused(tmp_path, "does not name a database generation")
+    await refused(tmp_path, "does not name a generation")
 
 
 async def test_a_file_of_a_later_release_is_refused(tmp_path):

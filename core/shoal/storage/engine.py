@@ -72,12 +72,16 @@ class Engine:
         )
         self.stores: dict[str, StoreDb] = {}
         self._dropped: list[Path] = []
+        self.notes: list[str] = []
+        """What opening found and mends, as sentences for the operator."""
         try:
             self._check_identity(self.catalog)
             self.created = self._read_created()
             if self.catalog.meta.get(STORES_DIGEST, self._stores_digest()) != self._stores_digest():
                 raise DatabaseCorrupt(f"{self.catalog.path}: the stores in it are not those that were made")
             for name in self.created:
+                if not self.path_of(name).exists():
+                    self.notes.append(f"{self.path_of(name)} was missing; it is made again from the journal")
                 self.stores[name] = self._open_store(name)
         except BaseException:
             self.close()

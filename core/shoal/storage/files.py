@@ -54,6 +54,9 @@ class Files(Protocol):
     def read(self, path: Path) -> bytes:
         """A whole file; what is allocated at its end but was never written may be left out."""
 
+    def size(self, path: Path) -> int:
+        """Bytes of a file, allocated ones included."""
+
     def free_bytes(self, path: Path) -> int:
         """Bytes an unprivileged process may still allocate on the file system of `path`."""
 
@@ -109,6 +112,9 @@ class RealFiles:
             return os.pread(fd, _written_bytes(fd), 0)
         finally:
             os.close(fd)
+
+    def size(self, path: Path) -> int:
+        return os.stat(path).st_size
 
     def free_bytes(self, path: Path) -> int:
         stat = os.statvfs(path)

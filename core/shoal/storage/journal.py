@@ -88,7 +88,8 @@ class Journal:
         self.configuration = Configuration()
         self.configuration_index = 0
         self.stats = JournalStats()
-        self.torn_bytes_cut = False
+        self.notes: list[str] = []
+        """What opening found and mended, as sentences for the operator."""
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -297,14 +298,24 @@ class Journal:
             self._capacity = head.size
             self._fd = self._files.open(path)
             self._unread = found.records
+            missing = head.size - self._files.size(path)
+            if missing > 0:
+                self.notes.append(
+                    f"{path} is {missing:,} bytes shorter than it was made, and a power cut does not shorten it: "
+                    "acknowledged events may be missing, compare with a backup"
+                )
             if found.torn:
+                self.notes.append(
+                    f"the last record of {path}, at byte {found.end}, was not written whole and was cut off; "
+                    "after a power cut that is one whose sender had no answer yet"
+                )
+            if missing > 0 or found.torn:
                 self._cut(found.end, head.size)
 
     def _cut(self, end: int, size: int) -> None:
         self._files.truncate(self._fd, end)
         self._files.allocate(self._fd, size)
         self._files.sync_data(self._fd)
-        self.torn_bytes_cut = True
 
 
 @contextmanager

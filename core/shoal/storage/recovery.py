@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -88,8 +89,7 @@ def open_storage(
         floor_bytes=floor_bytes,
         may_create=not has_data,
     )
-    if journal.torn_bytes_cut:
-        notes.append("the journal ended in a record that was never acknowledged (power cut); it was cut off")
+    notes += journal.notes
     try:
         engine, replayed = _recover(journal, directory, settings, store_directory)
     except DatabaseCorrupt as error:
@@ -108,7 +108,7 @@ def open_storage(
     except BaseException:
         journal.close()
         raise
-    return Opened(journal, engine, replayed, notes, empty=journal.last_index == 0)
+    return Opened(journal, engine, replayed, notes + engine.notes, empty=journal.last_index == 0)
 
 
 def _recover(
@@ -158,8 +158,11 @@ def _generation(files: Files, data_dir: Path) -> Path:
         files.sync_dir(data_dir)
     name = files.read(root / CURRENT).decode("ascii", "replace").strip()
     directory = root / name
-    if not name or "/" in name:
-        raise StorageError(f"{root / CURRENT}: does not name a database generation; restore from a backup")
+    if re.fullmatch("g[0-9]+", name) is None:
+        raise StorageError(
+            f"{root / CURRENT} does not name a generation of the database, such as {FIRST_GENERATION}: "
+            f"write the name of the directory beside it into it, or restore {data_dir} from a backup"
+        )
     files.mkdir(directory)
     return directory
 

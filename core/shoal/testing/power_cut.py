@@ -97,6 +97,9 @@ class RecordingFiles:
     def read(self, path: Path) -> bytes:
         return self._real.read(path)
 
+    def size(self, path: Path) -> int:
+        return self._real.size(path)
+
     def free_bytes(self, path: Path) -> int:
         return self._real.free_bytes(path)
 
