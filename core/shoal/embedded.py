@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from shoal.config import Config, StoreConfig
+from shoal.errors import ConfigError
 from shoal.node import Means, Node
 from shoal.store.local import LocalStore
 
@@ -43,8 +44,11 @@ def open_store(
     """Open an embedded store, alone in its process: no HTTP, no network.
 
     `async with shoal.open("my_store", data_dir="./data") as store: ...`. `config` carries further settings
-    (its `data_dir` and `stores` are replaced). Raises DataDirLocked when another process has the directory.
+    (its `data_dir` and `stores` are replaced). Raises DataDirLocked when the directory is open already, here or
+    in another process; ConfigError.
     """
+    if not str(data_dir or "").strip():
+        raise ConfigError("data_dir", f"write a directory, not {data_dir!r}")
     settings = msgspec.structs.replace(
         config or Config(), data_dir=Path(data_dir), stores=(StoreConfig(name),)
     )

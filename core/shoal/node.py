@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -20,15 +21,7 @@ from shoal import telemetry
 from shoal.clock import Clock
 from shoal.cluster.local import LocalConsensus, elect_self, found_group
 from shoal.config import Config, StoreSettings, valid_store_name
-from shoal.errors import (
-    DatabaseCorrupt,
-    DiskFull,
-    InvalidRequest,
-    NotFound,
-    ShoalError,
-    ShuttingDown,
-    StorageError,
-)
+from shoal.errors import DiskFull, InvalidRequest, NotFound, ShuttingDown
 from shoal.ids import EventIds
 from shoal.model.commands import CreateStore, DropStore
 from shoal.model.event_time import EventTime
@@ -37,7 +30,7 @@ from shoal.storage.database import require_safe_sqlite
 from shoal.storage.engine import Report, Settings, is_disk_full
 from shoal.storage.means import Means
 from shoal.storage.readers import ReadSetFetcher, StoreReaders
-from shoal.storage.recovery import Lock, Opened, mark_suspect, open_storage
+from shoal.storage.recovery import Lock, Opened, explained, mark_suspect, open_storage
 from shoal.storage.reserve import Reserve
 from shoal.storage.room import Room
 from shoal.storage.segment import Identity
@@ -57,17 +50,6 @@ def _nothing() -> None:
     """A job that only waits its turn."""
 
 
-def _named(error: BaseException, directory: Path) -> BaseException:
-    """What ended the storage, in words that say what to do."""
-    if isinstance(error, ShoalError | OSError):
-        return error
-    if is_disk_full(error):
-        return DiskFull("the disk is full, and no reserve is left to give: free some space, then start again")
-    if is_corrupt(error):
-        return DatabaseCorrupt(f"{directory}: {error}. Restart the node: it rebuilds the file if it can")
-    return StorageError(f"{directory}: {error!r}")
-
-
 class Node:
     """A running node. `failed` gets an exception when the storage can no longer be trusted: end the process."""
 
@@ -78,6 +60,7 @@ class Node:
         self._stores: dict[str, LocalStore] = {}
         self._contexts: dict[str, StoreContext] = {}
         self._readers: dict[str, StoreReaders] = {}
+        self._making: Counter[str] = Counter()
         self._closed = False
         self._locks: list[Lock] = []
         self._opened: Opened | None = None
@@ -140,7 +123,7 @@ class Node:
             self._serve(name)
         for wanted in config.stores:
             if wanted.name not in self._stores:
-                await self.create_store(wanted.name)
+                await self._make_store(wanted.name)  # those of the configuration are not limited
         self._helper_worker.submit(self._journal.prepare_spare, self._on_journal_job)
         self._room.keep()
         telemetry.emit(
@@ -256,20 +239,30 @@ class Node:
         return found
 
     async def create_store(self, name: str) -> LocalStore:
-        """Create a store; fine when it is there. Raises InvalidRequest for a bad name or one too many."""
+        """Create a store; fine when it is there. Raises InvalidRequest for a bad name or one too many.
+
+        NotFound when it was dropped again meanwhile.
+        """
         if not valid_store_name(name):
             raise InvalidRequest(
                 "a store's name is letters, digits, '_', '.' or '-', up to 64", pointer="store"
             )
         if name not in self._stores:
-            if len(self._stores) >= self.config.http.max_stores:
+            if len({*self._stores, *self._making}) >= self.config.http.max_stores:
                 raise InvalidRequest(f"at most {self.config.http.max_stores} stores", pointer="store")
-            await self._sequencer.submit(CreateStore(name), 0, timeout_ms=self.config.timeout_ms)
-            self._sequencer.hand_over()
-            await run_job(self._writer, _nothing)  # behind the entry: the file is there now
-            if name not in self._stores:
-                self._serve(name)
-        return self._stores[name]
+            self._making[name] += 1  # else those that come while this one is made would not count it
+            try:
+                await self._make_store(name)
+            finally:
+                self._making -= Counter([name])
+        return self.store(name)
+
+    async def _make_store(self, name: str) -> None:
+        await self._sequencer.submit(CreateStore(name), 0, timeout_ms=self.config.timeout_ms)
+        self._sequencer.hand_over()
+        await run_job(self._writer, _nothing)  # behind the entry: the file is there now
+        if name not in self._stores and name in self._sequencer.stores and name in self._engine.created:
+            self._serve(name)
 
     async def drop_store(self, name: str) -> None:
         """Drop a store and its events for ever. Raises NotFound."""
@@ -354,7 +347,7 @@ class Node:
     def _fail(self, error: BaseException) -> None:
         if is_corrupt(error):
             self._helper_worker.submit(partial(mark_suspect, self._engine.directory))
-        error = _named(error, self._engine.directory)
+        error = explained(error, self._engine.directory)
         self._sequencer.give_up(error)
         if not self.failed.done():
             self.failed.set_exception(error)

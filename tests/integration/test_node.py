@@ -6,12 +6,15 @@ import asyncio
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import pytest
+from msgspec import structs
 from node_kit import SEGMENT, commit, events, everything, opened, segments, settle, small
 
-from shoal.config import StoreConfig
-from shoal.errors import DataDirLocked, NotFound, ShoalError, ShuttingDown
+import shoal
+from shoal.config import HttpConfig, StoreConfig
+from shoal.errors import ConfigError, DataDirLocked, InvalidRequest, NotFound, ShoalError, ShuttingDown
 from shoal.node import Node
 from shoal.types import ANY_VERSION, NO_STREAM, CaughtUp, EventFilter, NewEvent, StreamWrite
 
@@ -291,3 +294,46 @@ async def test_figures_say_what_was_done(tmp_path):
         assert node.info()["term"] == term + 1
         assert node.info()["incarnation"] == info["incarnation"]
         assert SEGMENT
+
+
+async def test_stores_made_at_once_keep_to_the_limit_and_the_configured_ones_always_come_back(tmp_path):
+    config = structs.replace(small(tmp_path), http=HttpConfig(max_stores=3))
+    async with opened(config) as node:
+        await node.drop_store("main")
+        made = await asyncio.gather(*(node.create_store(f"s{n}") for n in range(9)), return_exceptions=True)
+        assert sum(isinstance(each, InvalidRequest) for each in made) == 6
+        assert len(node.stores) == 3
+    async with opened(config) as node:
+        assert set(node.stores) == {"s0", "s1", "s2", "main"}
+        with pytest.raises(InvalidRequest, match="at most 3 stores"):
+            await node.create_store("more")
+
+
+async def test_creating_and_dropping_a_store_at_once_ends_in_one_or_the_other(tmp_path):
+    async with opened(small(tmp_path)) as node:
+
+        async def again_and_again(change):
+            for _ in range(25):
+                with suppress(NotFound):
+                    await change("a")
+
+        await asyncio.gather(
+            *(again_and_again(c) for c in (node.create_store, node.drop_store) for _ in range(3))
+        )
+        store = await node.create_store("a")
+        assert await store.streams.append("s", NO_STREAM, events(1)) == 0
+
+
+async def test_a_store_opened_twice_in_one_process_is_told_so(tmp_path):
+    async with shoal.open("main", data_dir=tmp_path):
+        with pytest.raises(DataDirLocked, match="open in this process already; close that store first"):
+            async with shoal.open("main", data_dir=str(tmp_path)):
+                pass
+    async with shoal.open("main", data_dir=tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("nothing", ["", "  ", None])
+async def test_a_data_directory_without_a_name_is_refused(nothing):
+    with pytest.raises(ConfigError, match="data_dir"):
+        shoal.open("main", data_dir=nothing)

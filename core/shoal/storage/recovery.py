@@ -20,8 +20,8 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from shoal.errors import DatabaseCorrupt, DataDirLocked, StorageError
-from shoal.storage.engine import CATALOG, Engine, Settings, open_engine
+from shoal.errors import DatabaseCorrupt, DataDirLocked, DiskFull, ShoalError, StorageError
+from shoal.storage.engine import CATALOG, Engine, Settings, is_disk_full, open_engine
 from shoal.storage.files import Files
 from shoal.storage.journal import Journal, open_journal
 from shoal.storage.segment import Identity
@@ -30,6 +30,9 @@ from shoal.storage.store_db import is_corrupt
 CURRENT = "CURRENT"
 FIRST_GENERATION = "g1"
 SUSPECT = "SUSPECT"
+
+
+_locked_here: set[Path] = set()
 
 
 class Lock:
@@ -47,12 +50,16 @@ class Lock:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(self._fd)
-            raise DataDirLocked(
-                f"{data_dir} is in use by another process; stop it, or choose another --data-dir"
-            ) from error
+            advice = "is in use by another process; stop it, or choose another --data-dir"
+            if data_dir.resolve() in _locked_here:
+                advice = "is open in this process already; close that store first"
+            raise DataDirLocked(f"{data_dir} {advice}") from error
+        self._path = data_dir.resolve()
+        _locked_here.add(self._path)
 
     def close(self) -> None:
         """Give the directory up."""
+        _locked_here.discard(self._path)
         os.close(self._fd)
 
 
@@ -193,3 +200,14 @@ def _quarantine(files: Files, directory: Path) -> None:
 def mark_suspect(directory: Path) -> None:
     """Leave word for the next start that SQLite found the files damaged."""
     (directory / SUSPECT).touch()
+
+
+def explained(error: BaseException, directory: Path) -> BaseException:
+    """What ended the storage, in words that say what to do."""
+    if isinstance(error, ShoalError | OSError):
+        return error
+    if is_disk_full(error):
+        return DiskFull("the disk is full, and no reserve is left to give: free some space, then start again")
+    if is_corrupt(error):
+        return DatabaseCorrupt(f"{directory}: {error}. Restart the node: it rebuilds the file if it can")
+    return StorageError(f"{directory}: {error!r}")
