@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,9 @@ OURS = ["shoal", "shoal_device"]
 
 # What a journal calls and BlockBuster does not know by itself.
 DISK_CALLS = ["fsync", "fdatasync", "pread", "pwrite", "ftruncate", "posix_fallocate"]
+
+# A shell starts what runs in the background with SIGINT ignored, and so would be every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.register_profile("deep", deadline=None, max_examples=2_000)

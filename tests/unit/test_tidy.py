@@ -28,7 +28,7 @@ ELSEWHERE = re.compile(
 
 def house_files() -> Iterator[Path]:
     """Every text file that belongs to the project."""
-    yield from (path for path in ROOT.iterdir() if path.is_file() and path.name != ".coverage")
+    yield from (path for path in ROOT.iterdir() if path.is_file() and not path.name.startswith(".coverage"))
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts and path.suffix not in {".pyc", ".so"}:
