@@ -19,7 +19,7 @@ from node_kit import (
     small,
 )
 
-from shoal.errors import DataDirLocked, StorageError
+from shoal.errors import ConfigError, DataDirLocked, StorageError
 from shoal.node import Node
 from shoal.storage.recovery import Lock
 from shoal.types import ANY_VERSION, NO_STREAM
@@ -174,5 +174,5 @@ def test_a_lock_is_exclusive_until_closed(tmp_path):
 
 def test_a_directory_that_cannot_be_used_says_so(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="choose another"):
+    with pytest.raises(ConfigError, match="choose another"):
         Lock(tmp_path / "file" / "below")

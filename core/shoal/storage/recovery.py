@@ -20,7 +20,7 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from shoal.errors import DatabaseCorrupt, DataDirLocked, DiskFull, ShoalError, StorageError
+from shoal.errors import ConfigError, DatabaseCorrupt, DataDirLocked, DiskFull, ShoalError, StorageError
 from shoal.storage.engine import CATALOG, Engine, Settings, is_disk_full, open_engine
 from shoal.storage.files import Files
 from shoal.storage.journal import Journal, open_journal
@@ -36,15 +36,19 @@ _locked_here: set[Path] = set()
 
 
 class Lock:
-    """The exclusive right to a data directory, held until closed or the process ends."""
+    """The exclusive right to a data directory, held until closed or the process ends.
+
+    Raises ConfigError for a directory that cannot be used, DataDirLocked for one that is in use.
+    """
 
     def __init__(self, data_dir: Path) -> None:
         try:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(data_dir / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StorageError(
-                f"{data_dir} cannot be used: {error.strerror}; choose another --data-dir, or mend its permissions"
+            raise ConfigError(
+                "data_dir",
+                f"{data_dir} cannot be used: {error.strerror}; choose another --data-dir, or mend its permissions",
             ) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
