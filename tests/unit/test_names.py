@@ -91,3 +91,11 @@ def test_bad_tags_are_refused_where_they_are(tags: Any, pointer: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         check_tags(tags, LIMITS)
     assert caught.value.pointer == pointer
+
+
+def test_a_limit_is_named_to_whom_it_matters() -> None:
+    """Nothing is below every limit, also below those of who asks without knowing the board's."""
+    with pytest.raises(InvalidRequest, match=r"^stream_id must not be empty$"):
+        check_stream_id("", LIMITS)
+    with pytest.raises(InvalidRequest, match=r"^stream_id has 513 bytes, 512 are allowed$"):
+        check_stream_id("x" * 513, LIMITS)

@@ -93,3 +93,9 @@ def test_a_good_filter_and_query_pass() -> None:
     query = Query((QueryItem(("t",), ("a",)), QueryItem()))
     check_query(query, LIMITS)
     check_filter(EventFilter(("t",), ("a",), "all", "order-*", query), LIMITS)
+
+
+def test_what_is_no_filter_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="selection must be an EventFilter, not str") as caught:
+        check_filter("z", LIMITS)  # type: ignore[arg-type]
+    assert caught.value.pointer == "selection"

@@ -34,6 +34,14 @@ def whole(value: Any, pointer: str) -> int:
     return int(value)
 
 
+def check_selection(selection: Any) -> None:
+    """What is in it, the board checks. Raises InvalidRequest for what is no EventFilter."""
+    if not isinstance(selection, EventFilter):
+        raise InvalidRequest(
+            f"selection must be an EventFilter, not {type(selection).__name__}", pointer="selection"
+        )
+
+
 def fits_parameters(selection: EventFilter) -> bool:
     """Whether parameters can say it: they separate by commas, and know no queries."""
     return selection.query is None and not any("," in text for text in (*selection.types, *selection.tags))

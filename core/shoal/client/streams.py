@@ -8,7 +8,15 @@ from urllib.parse import quote
 
 from shoal.client import wire
 from shoal.client.retry import Effect
-from shoal.client.selections import BOUNDLESS, as_query, filter_params, fits_parameters, stream_path, whole
+from shoal.client.selections import (
+    BOUNDLESS,
+    as_query,
+    check_selection,
+    filter_params,
+    fits_parameters,
+    stream_path,
+    whole,
+)
 from shoal.client.tail import Tail
 from shoal.client.transport import Reply, Request, Transport
 from shoal.errors import InternalError, InvalidRequest, NotFound, StreamNotFound, StreamTombstoned
@@ -163,6 +171,7 @@ class RemoteStreams:
         count: int = 100,
         direction: Direction = "forward",
     ) -> EventsPage:
+        check_selection(selection)
         if not fits_parameters(selection):
             if direction != "forward":
                 raise InvalidRequest("a query only reads forward over HTTP", pointer="direction")
@@ -175,6 +184,7 @@ class RemoteStreams:
     def tail(
         self, selection: EventFilter, after: int | None = None, stream_id: str | None = None
     ) -> AsyncIterator[Event | CaughtUp]:
+        check_selection(selection)
         return Tail(self._transport, self.head, selection, stream_id).run(after)
 
     async def head(self) -> int:

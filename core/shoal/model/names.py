@@ -61,9 +61,10 @@ def check_text(value: Any, max_bytes: int, pointer: str) -> None:
     if type(value) is not str:
         raise InvalidRequest(f"{pointer} must be a str, not {type(value).__name__}", pointer=pointer)
     size = _utf8_bytes(value, max_bytes, pointer)
-    if not 0 < size <= max_bytes:
-        found = f"has {size}" if size else "is empty"
-        raise InvalidRequest(f"{pointer} {found}, 1 to {max_bytes} bytes are allowed", pointer=pointer)
+    if not size:
+        raise InvalidRequest(f"{pointer} must not be empty", pointer=pointer)
+    if size > max_bytes:
+        raise InvalidRequest(f"{pointer} has {size} bytes, {max_bytes} are allowed", pointer=pointer)
     if "\0" in value:
         raise InvalidRequest(f"{pointer} must not hold a NUL character", pointer=pointer)
 

@@ -49,7 +49,11 @@ def check_query(query: Query, limits: Limits, pointer: str = "query") -> None:
 
 
 def check_filter(selection: EventFilter, limits: Limits, pointer: str = "") -> None:
-    """Raises InvalidRequest if a part of `selection` can never be meant."""
+    """Raises InvalidRequest if `selection` is none, or a part of it can never be meant."""
+    if not isinstance(selection, EventFilter):
+        raise InvalidRequest(
+            f"selection must be an EventFilter, not {type(selection).__name__}", pointer="selection"
+        )
     _check_alternatives(selection.types, selection.tags, limits, pointer)
     if selection.stream_pattern is not None:
         check_text(selection.stream_pattern, limits.stream_id_bytes, f"{pointer}/stream_pattern")
