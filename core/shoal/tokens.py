@@ -67,6 +67,14 @@ def make_token(
     return text, Token(digest[:12], digest, role, name, tuple(streams), created_us)
 
 
+def check_sendable(text: str) -> None:
+    """Raises ConfigError for a text that no HTTP header can carry, so that it can be no token."""
+    if not (text.isascii() and text.isprintable()):
+        raise ConfigError(
+            "token", "it holds a character that cannot be sent; write it as `shoal tokens create` printed it"
+        )
+
+
 def find(tokens: Sequence[Token], text: str) -> Token | None:
     """The token of that text. Every digest is compared in full, so that time tells nothing."""
     digest = _digest(text)

@@ -9,7 +9,7 @@ import pytest
 from scripted_board import Pauses, ScriptedBoard, answer, event_stream, hang_up, problem
 
 from shoal.client import RemoteStore, RetryPolicy, connect
-from shoal.errors import StreamTombstoned, Unauthorized, Unreachable
+from shoal.errors import InvalidRequest, ShoalError, StreamTombstoned, Unauthorized, Unreachable
 from shoal.testing.clock import FakeClock
 from shoal.types import CaughtUp, Event, EventFilter, Query, QueryItem
 
@@ -158,3 +158,28 @@ async def test_a_board_that_was_never_there_is_given_up():
                 await take(store, 1, EVERYTHING, 0)
         assert len(board.seen) == 3
     assert pauses.ms == [10, 20]
+
+
+async def test_a_board_that_is_lost_and_found_is_told_once_each():
+    told: list[ShoalError | None] = []
+    again = event_stream(event(2), hang=True)
+    async with ScriptedBoard(event_stream(event(1)), hang_up, hang_up, again) as board:
+        store, _ = client(board, on_tail=told.append)
+        async with store:
+            assert await take(store, 2, EVERYTHING, 0) == [1, 2]
+    lost, found = told
+    assert isinstance(lost, Unreachable)
+    assert found is None
+
+
+@pytest.mark.parametrize("stream_id", [None, "s"])
+async def test_what_is_no_filter_is_refused_before_anything_is_sent(stream_id: str | None):
+    store = connect("http://127.0.0.1:1")
+    async with store:
+        for ask in (
+            store.streams.read_events,
+            lambda given: anext(store.streams.tail(given, None, stream_id)),
+        ):
+            with pytest.raises(InvalidRequest, match="selection must be an EventFilter, not str") as caught:
+                await ask("z")
+            assert caught.value.pointer == "selection"

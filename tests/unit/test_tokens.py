@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from shoal.client import connect
 from shoal.errors import ConfigError, NotFound
-from shoal.tokens import ROLES, Token, TokenFile, find, make_token
+from shoal.tokens import ROLES, Token, TokenFile, check_sendable, find, make_token
 
 
 def test_a_token_is_kept_as_its_hash_alone(tmp_path: Path) -> None:
@@ -118,3 +119,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         file._write((Token("a", "b", "read", streams=(object(),)),))  # type: ignore[arg-type]
     assert file.path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file.path]
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\0b", "t\u00f6ken", "\udcff"])
+def test_what_no_header_can_carry_is_no_token(text: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be sent"):
+        check_sendable(text)
+    with pytest.raises(ConfigError, match="cannot be sent"):
+        connect("http://127.0.0.1:4589", token=text)
+    check_sendable(make_token("read")[0])

@@ -13,13 +13,14 @@ from shoal.client.retry import RetryPolicy
 from shoal.client.selections import BOUNDLESS, stream_path, whole
 from shoal.client.snapshots import RemoteSnapshots
 from shoal.client.streams import RemoteStreams
-from shoal.client.transport import Options, Request, Transport
+from shoal.client.transport import Options, Request, Transport, nobody_listens
 from shoal.clock import Clock, SystemClock
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, ShoalError
 from shoal.ids import EventIds
 from shoal.model.payload import check_stream_id
 from shoal.store.api import Snapshots, Streams
 from shoal.tagged import read_tag
+from shoal.tokens import check_sendable
 from shoal.types import AggregateResult
 
 _SCHEMES = frozenset({"http", "https"})
@@ -75,15 +76,19 @@ def connect(
     clock: Clock | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     random: Callable[[], float] = chance.random,
+    on_tail: Callable[[ShoalError | None], None] = nobody_listens,
 ) -> RemoteStore:
     """The store `store` on the boards at `urls`, any of which may be asked for anything.
 
     A call takes at most `timeout_ms`, tries and pauses included; with several boards each gets an equal
-    share of it. A tail that hears nothing for `heartbeat_timeout_ms` connects anew. Nothing is sent
-    before the first call. Raises ConfigError.
+    share of it. A tail that hears nothing for `heartbeat_timeout_ms` connects anew; `on_tail` is told when a
+    tail has lost its board (why), and when it has one again (None). Nothing is sent before the first call.
+    Raises ConfigError.
     """
     if not urls:
         raise ConfigError("urls", "give at least one, such as http://127.0.0.1:4589")
+    if token:
+        check_sendable(token)
     clock = clock or SystemClock()
     options = Options(
         timeout_ms=timeout_ms,
@@ -93,6 +98,7 @@ def connect(
         clock=clock,
         sleep=sleep,
         random=random,
+        on_tail=on_tail,
     )
     path = f"/v1/stores/{quote(store, safe='')}"
     transport = Transport([_base(url) for url in urls], path, token, options)

@@ -11,7 +11,7 @@ from shoal.client.boards import Board
 from shoal.client.selections import filter_params, fits_parameters, stream_path
 from shoal.client.sse import Message, Parser
 from shoal.client.transport import Transport
-from shoal.errors import ShoalError
+from shoal.errors import ShoalError, Unreachable
 from shoal.model.query import Matches, compile_filter
 from shoal.types import CaughtUp, Event, EventFilter
 
@@ -33,6 +33,7 @@ class Tail:
         self._matches = _matches(selection, stream_id)
         self._position = 0
         self._caught_up = False
+        self._lost = False
 
     async def run(self, after: int | None) -> AsyncIterator[Event | CaughtUp]:
         """Events after position `after` (None: from now on), and CaughtUp once."""
@@ -46,16 +47,27 @@ class Tail:
                     board, self._path, self._params, str(self._position)
                 ) as chunks:
                     connected = True
+                    self._tell(None)
                     async for message in _messages(chunks):
                         failures = 0
                         item = self._take(message)
                         if item is not None:
                             yield item
+                broken: ShoalError = Unreachable(f"{board.url} ended the stream")
             except ShoalError as error:
                 if not error.retryable or (not connected and failures + 1 >= options.retry.attempts):
                     raise
+                broken = error
             failures += 1
+            if connected:
+                self._tell(broken)
             await self._pause(board, failures)
+
+    def _tell(self, broken: ShoalError | None) -> None:
+        """Once when the board is lost, once when there is one again, however many tries lie between."""
+        if self._lost is (broken is None):
+            self._lost = broken is not None
+            self._transport.options.on_tail(broken)
 
     async def _pause(self, board: Board, failures: int) -> None:
         """Leave the board alone for a while; another that is awake is asked at once."""

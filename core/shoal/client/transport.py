@@ -34,8 +34,12 @@ _LARGE_BYTES = 2**20
 _POSITION_HEADER = "Shoal-Position"
 
 
+def nobody_listens(_change: ShoalError | None) -> None:
+    """What a tail that loses its board tells, where nobody asked for it."""
+
+
 class Options(msgspec.Struct, frozen=True):
-    """How a remote store behaves; times in milliseconds. The last three are time and randomness."""
+    """How a remote store behaves; times in milliseconds. `clock`, `sleep`, `random` are time and randomness."""
 
     timeout_ms: int
     connect_timeout_ms: int
@@ -44,6 +48,7 @@ class Options(msgspec.Struct, frozen=True):
     clock: Clock
     sleep: Callable[[float], Awaitable[None]]
     random: Callable[[], float]
+    on_tail: Callable[[ShoalError | None], None] = nobody_listens
 
 
 class Request(NamedTuple):
