@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import click
 import msgspec
@@ -53,23 +54,52 @@ _ADVICE: Final[tuple[tuple[type[errors.ShoalError], str], ...]] = (
 )
 
 
+_UNKNOWN: Final = (
+    "it may be stored or not: look before you send it again, or send it with the same --event-id"
+)
+
+
+class Failure(errors.ShoalError):
+    """An error of a command's own, which knows how the command ends."""
+
+    code = "failed"
+    title = "The command failed"
+
+    def __init__(self, detail: str, exit_code: int = ERROR, **facts: Any) -> None:
+        super().__init__(detail, **facts)
+        self.exit_code = exit_code
+
+
+class Interrupted(Failure):
+    """Ctrl-C in work of which a part is done; a note says which."""
+
+    code = "interrupted"
+    title = "Ended by Ctrl-C"
+
+    def __init__(self, **facts: Any) -> None:
+        super().__init__("ended by Ctrl-C", INTERRUPTED, **facts)
+
+
 def exit_code(error: errors.ShoalError) -> int:
     """The exit code for `error`."""
+    if isinstance(error, Failure):
+        return error.exit_code
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), ERROR)
 
 
 def advice(error: errors.ShoalError) -> str:
-    """What to do about `error`; empty where its own sentence says it."""
+    """What the command noted on `error`, and what to do about it; empty where its own sentence says it."""
+    notes: list[str] = getattr(error, "__notes__", [])
     if error.outcome == "unknown":
-        return "it may be stored or not: look before you send it again, or send it with the same --event-id"
-    return next((text for kind, text in _ADVICE if isinstance(error, kind)), "")
+        return "; ".join(notes) or _UNKNOWN
+    hint = next((text for kind, text in _ADVICE if isinstance(error, kind)), "")
+    return "; ".join(filter(None, (*notes, hint)))
 
 
 def refuse(error: errors.ShoalError, *, as_json: bool) -> int:
     """Show `error` on stderr: one line for people, one document for programs. The result is the exit code."""
     if as_json:
-        fields = {"code": error.code, "detail": error.detail, "outcome": error.outcome} | error.facts
-        click.echo(msgspec.json.encode({"error": fields}, enc_hook=str), err=True)
+        _print_document(error.code, error.detail, {"outcome": error.outcome} | error.facts)
     else:
         sentence, hint = one_line(str(error)), advice(error)
         between = " " if sentence.endswith(("?", ".", "!")) else "; "
@@ -77,6 +107,34 @@ def refuse(error: errors.ShoalError, *, as_json: bool) -> int:
     return exit_code(error)
 
 
+def refuse_usage(error: click.ClickException, *, as_json: bool) -> int:
+    """As `refuse`, for what was typed wrong."""
+    if as_json:
+        _print_document("usage-error", error.format_message(), {"outcome": "not-applied"})
+    else:
+        error.show()
+    return error.exit_code
+
+
+def refuse_system(error: OSError, *, as_json: bool) -> int:
+    """As `refuse`, for what the operating system refused."""
+    if as_json:
+        _print_document("system-error", str(error), {})
+    else:
+        click.echo(f"shoal: {one_line(str(error))}", err=True)
+    return ERROR
+
+
+def _print_document(code: str, detail: str, facts: Mapping[str, Any]) -> None:
+    fields = {"code": code, "detail": detail} | dict(facts)
+    click.echo(msgspec.json.encode({"error": fields}, enc_hook=str), err=True)
+
+
 def one_line(text: str) -> str:
     """`text` on one line, without anything that a terminal would obey."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(text.splitlines()))
+
+
+def visible(name: str) -> str:
+    r"""A name on one line, as `one_line`, but no two names look alike: line breaks and `\\` are escaped too."""
+    return "".join(char if char.isprintable() and char != "\\" else repr(char)[1:-1] for char in name)

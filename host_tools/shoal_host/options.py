@@ -6,33 +6,42 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
+from shoal.errors import ShoalError
 from shoal.store.api import Store
 
 DEFAULT_URL: Final = "http://127.0.0.1:4589"
 DEFAULT_DATA_DIR: Final = "./shoal-data"
 
+_JSON: Final = "shoal.json"
+
 T = TypeVar("T")
+
+
+def _ignore(_change: ShoalError | None) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The store that a command talks to."""
+    """The store that a command talks to; `on_tail` hears of a board that a tail lost, as `shoal.connect` says."""
 
     urls: tuple[str, ...]
     token: str | None
     store: str
+    on_tail: Callable[[ShoalError | None], None] = field(default=_ignore, compare=False)
 
 
 def _connect(target: Target) -> AbstractAsyncContextManager[Store]:
     import shoal
 
-    return shoal.connect(*target.urls, store=target.store, token=target.token)
+    return shoal.connect(*target.urls, store=target.store, token=target.token, on_tail=target.on_tail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +51,32 @@ class Environment:
     connect: Callable[[Target], AbstractAsyncContextManager[Store]] = _connect
 
 
+class Name(click.ParamType[str]):
+    """A text that is not empty; how long it may be, the board knows."""
+
+    name = "TEXT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value) or self.fail("it must not be empty", param, ctx)
+
+
+NAME: Final = Name()
+
+
+def _addresses(ctx: click.Context, param: click.Parameter, urls: tuple[str, ...]) -> tuple[str, ...]:
+    """What is not yet an address is told how to become one; the rest is for `shoal.connect` to judge."""
+    for url in urls:
+        if "," in url:
+            raise click.BadParameter(f"{url!r}: for several boards repeat --url", ctx, param)
+        if "://" not in url:
+            raise click.BadParameter(f"{url!r} has no scheme: write http://{url}", ctx, param)
+    return urls
+
+
 _TARGET_OPTIONS: Final = (
     click.option(
         "--store",
+        type=NAME,
         default="main",
         envvar="SHOAL_STORE",
         show_envvar=True,
@@ -67,7 +99,8 @@ _TARGET_OPTIONS: Final = (
         show_envvar=True,
         show_default=True,
         metavar="URL",
-        help="Address of a board; several are tried in turn.",
+        callback=_addresses,
+        help="Address of a board. Repeat it for several, which take turns; in SHOAL_URL put spaces between.",
     ),
 )
 
@@ -89,7 +122,7 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --json; the command gets `as_json`, and errors follow it."""
 
     def remember(ctx: click.Context, param: click.Parameter, value: bool) -> bool:  # noqa: ARG001, FBT001
-        ctx.meta["shoal.json"] = value
+        ctx.meta[_JSON] = value
         return value
 
     option = click.option("--json", "as_json", is_flag=True, help="JSON for programs.", callback=remember)
@@ -112,7 +145,12 @@ def data_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def wants_json(ctx: click.Context) -> bool:
     """Whether --json was given to the command that runs."""
-    return bool(ctx.meta.get("shoal.json"))
+    return bool(ctx.meta.get(_JSON))
+
+
+def expect_json(ctx: click.Context, arguments: list[str]) -> None:
+    """For mistakes that are found before the command has read its --json: whether it is among `arguments`."""
+    ctx.meta[_JSON] = "--json" in takewhile(lambda argument: argument != "--", arguments)
 
 
 def environment() -> Environment:

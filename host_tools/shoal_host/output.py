@@ -16,7 +16,7 @@ import click
 import msgspec
 
 from shoal.types import CBOR, JSON, Appended, Event, Snapshot, timestamp
-from shoal_host.exits import one_line
+from shoal_host.exits import one_line, visible
 
 
 def print_json(value: Any) -> None:
@@ -90,9 +90,9 @@ def local_time(epoch_us: int) -> str:
 
 def print_event(event: Event) -> None:
     """One line: when, where, what."""
-    place = f"{one_line(event.stream_id)}@{event.version}"
+    place = f"{visible(event.stream_id)}@{event.version}"
     payload = brief_payload(event.data_raw, event.content_type)
-    click.echo(f"{local_time(event.epoch_us)}  {place}  {one_line(event.event_type)}  {payload}")
+    click.echo(f"{local_time(event.epoch_us)}  {place}  {visible(event.event_type)}  {payload}")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -11,61 +11,22 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from cli_kit import Recorder, run
 
 from shoal import errors
-from shoal.types import Appended, Event, NewEvent
+from shoal.types import Event, NewEvent
 from shoal_host.children import Child
-from shoal_host.cli import main
 from shoal_host.exits import exit_code, one_line
+from shoal_host.group import main
 from shoal_host.local_board import Died, require_free
-from shoal_host.options import Environment, Target
+from shoal_host.options import Target
 from shoal_host.progress import LongWork
 from shoal_host.reading_line import human_bytes, reading_line
-
-
-class Recorder:
-    """A store that only takes appends; `failure` is raised instead when there is one."""
-
-    name = "main"
-
-    def __init__(self, failure: errors.ShoalError | None = None) -> None:
-        self.failure = failure
-        self.targets: list[Target] = []
-        self.appends: list[tuple[str, int, list[NewEvent]]] = []
-        self.streams = self
-
-    def connect(self, target: Target) -> Any:
-        self.targets.append(target)
-        return self
-
-    async def __aenter__(self) -> Recorder:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-    async def append(self, stream_id: str, expected: int, events: Sequence[NewEvent]) -> Appended:
-        if self.failure is not None:
-            raise self.failure
-        self.appends.append((stream_id, expected, list(events)))
-        stored = sum(len(events) for _, _, events in self.appends)
-        return Appended(stream_id, stored - len(events), stored - 1, stored, duplicate=False)
-
-
-def run(*arguments: str, store: Recorder | None = None, stdin: str | bytes | None = None) -> Result:
-    """Call `shoal` with `arguments`."""
-    environment = Environment(connect=(store or Recorder()).connect)
-    return CliRunner().invoke(main, arguments, obj=environment, input=stdin, catch_exceptions=False)
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -245,8 +206,8 @@ def test_nothing_on_standard_input_is_nothing_to_append() -> None:
     ("arguments", "stdin", "says"),
     [
         (("append", "s", "t"), None, "give DATA as JSON"),
-        (("append", "s", "t", "plain"), None, "DATA is not JSON"),
-        (("append", "s", "t", "[" * 5000), None, "DATA is not JSON"),
+        (("append", "s", "t", "plain"), None, "DATA is not acceptable as JSON"),
+        (("append", "s", "t", "[" * 5000), None, "DATA is not acceptable as JSON"),
         (("append", "s", "t", "1", "--metadata", "[1]"), None, "must be a JSON object"),
         (
             ("append", "s", "t", "1", "--expected-version", "-3"),
@@ -254,8 +215,8 @@ def test_nothing_on_standard_input_is_nothing_to_append() -> None:
             "is not any, none, exists or a version",
         ),
         (("append", "s", "t", "1", "--expected-version", str(2**53)), None, "is not any, none, exists"),
-        (("append", "s", "t", "-"), "1\n{\n", "line 2 is not JSON"),
-        (("append", "s", "t", "-"), b"\xff\xfe\n", "line 1 is not JSON"),
+        (("append", "s", "t", "-"), "1\n{\n", "line 2 is not acceptable as JSON"),
+        (("append", "s", "t", "-"), b"\xff\xfe\n", "line 1 is not acceptable as JSON"),
         (("append", "s", "-"), '{"event_type": "a"}\n', "line 1 is not an event"),
         (("append", "s", "-"), '{"event_type": "a", "data": 1, "other": 2}\n', "other"),
         (("append", "s", "t", "-", "--event-id", "e"), "1\n", "put ids into the lines"),
@@ -285,7 +246,7 @@ def test_a_bad_line_says_how_many_events_came_before_it() -> None:
     store = Recorder()
     result = run("append", "s", "t", "-", store=store, stdin="1\n{")
     assert result.exit_code == 2
-    assert "1 events were appended before this" in result.stderr
+    assert "1 event was appended before this" in result.stderr
     assert len(store.appends) == 1
 
 

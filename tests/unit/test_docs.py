@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shoal.config import CONFIGURATION, Key
-from shoal_host.cli import COMMANDS
+from shoal_host.group import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

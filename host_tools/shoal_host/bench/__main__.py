@@ -10,6 +10,7 @@ import click
 
 from shoal_host.bench import run
 from shoal_host.bench.catalogue import SCENARIOS
+from shoal_host.options import json_option
 
 _NAMES = list(SCENARIOS)
 
@@ -22,7 +23,7 @@ Examples:
   shoal bench --json > figures.json
 """,
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option
 @click.option("--quick", is_flag=True, help="Under a minute: smaller stores, shorter phases.")
 @click.option(
     "--only", multiple=True, metavar="NAME", type=click.Choice(_NAMES), help="Only this scenario; repeat."

@@ -1,1 +1,1 @@
-"""The commands of `shoal`, one module per noun; `shoal_host.cli` knows where each one is."""
+"""The commands of `shoal`, one module per noun; `shoal_host.group` knows where each one is."""

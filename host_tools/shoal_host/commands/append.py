@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import click
 import msgspec
 
 from shoal.store.api import Store
 from shoal.types import ANY_VERSION, MAX_VERSION, NO_STREAM, STREAM_EXISTS, Appended, NewEvent
-from shoal_host.exits import one_line
-from shoal_host.options import Target, environment, target_options, with_store
-from shoal_host.output import appended_fields, note, print_json
-from shoal_host.progress import LongWork
+from shoal_host.commands.append_lines import LineAppends, MakeEvent, batches, whole_event
+from shoal_host.exits import one_line, visible
+from shoal_host.json_text import read_json
+from shoal_host.options import NAME, Target, target_options, with_store
+from shoal_host.output import appended_fields, print_json
 
-_READ_BYTES: Final = 256 * 1024
 _WORDS: Final = {"any": ANY_VERSION, "none": NO_STREAM, "exists": STREAM_EXISTS}
 
 
@@ -36,16 +34,6 @@ class ExpectedVersion(click.ParamType[int]):
         return self.fail(f"{one_line(value)!r} is not any, none, exists or a version from 0", param, ctx)
 
 
-class _NewEventLine(msgspec.Struct, forbid_unknown_fields=True):
-    """A whole event on one line of input."""
-
-    event_type: str
-    data: Any
-    metadata: dict[str, Any] | None = None
-    tags: list[str] | None = None
-    event_id: str | None = None
-
-
 @click.command(
     epilog="""\b
 Examples:
@@ -54,8 +42,8 @@ Examples:
   shoal append kitchen - < events.ndjson
 """
 )
-@click.argument("stream_id", metavar="STREAM")
-@click.argument("event_type", metavar="TYPE|-")
+@click.argument("stream_id", metavar="STREAM", type=NAME)
+@click.argument("event_type", metavar="TYPE|-", type=NAME)
 @click.argument("data", metavar="[DATA|-]", required=False)
 @click.option(
     "--expected-version",
@@ -64,9 +52,13 @@ Examples:
     show_default=True,
     help="Version the stream must have: any, none (no stream), exists, or a number.",
 )
-@click.option("--event-id", metavar="ID", help="Id of the event: the same one again stores nothing twice.")
+@click.option(
+    "--event-id", type=NAME, metavar="ID", help="Id of the event: the same one again stores nothing twice."
+)
 @click.option("--metadata", metavar="JSON", help="Metadata of the event, a JSON object.")
-@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag of the event; may be repeated.")
+@click.option(
+    "--tag", "tags", type=NAME, multiple=True, metavar="TAG", help="Tag of the event; may be repeated."
+)
 @click.option(
     "--batch",
     type=click.IntRange(1, 10_000),
@@ -97,15 +89,16 @@ def append(
     common = NewEvent(event_type, None, _metadata(metadata), list(tags) or None, event_id)
     source = _source(common, data)
     if source is None:
-        event = msgspec.structs.replace(common, data=_json(data or "", "DATA"))
-        result = with_store(target, lambda store: _append(store, stream_id, expected_version, [event]))
+        event = msgspec.structs.replace(common, data=read_json(data or "", "DATA"))
+        result = with_store(target, lambda store: _append(store, stream_id, expected_version, event))
         _show(result, 1, as_json=as_json)
         return
-    batches = _batches(sys.stdin.buffer, source, batch)
-    _show(*_append_all(target, stream_id, expected_version, batches), as_json=as_json)
+    appends = LineAppends(target, stream_id, expected_version)
+    appends.run(batches(sys.stdin.buffer, source, batch))
+    _show(appends.result, appends.count, as_json=as_json)
 
 
-def _source(common: NewEvent, data: str | None) -> Callable[[bytes, int], NewEvent] | None:
+def _source(common: NewEvent, data: str | None) -> MakeEvent | None:
     """What makes an event of a numbered line of standard input; None when DATA holds the event."""
     whole_lines = common.event_type == "-" and data is None
     if data is None and not whole_lines:
@@ -115,82 +108,16 @@ def _source(common: NewEvent, data: str | None) -> Callable[[bytes, int], NewEve
     if common.event_id is not None or (whole_lines and (common.metadata or common.tags)):
         raise click.UsageError("put ids into the lines (TYPE -), and for those metadata and tags as well")
     if whole_lines:
-        return _whole_event
-    return lambda line, number: msgspec.structs.replace(common, data=_json(line, f"line {number}"))
+        return whole_event
+    return lambda line, number: msgspec.structs.replace(common, data=read_json(line, f"line {number}"))
 
 
-def _append_all(
-    target: Target, stream_id: str, expected_version: int, batches: Iterator[list[NewEvent]]
-) -> tuple[Appended | None, int]:
-    """Append batch after batch over one connection; standard input is read in between, where Ctrl-C works."""
-    connection = environment().connect(target)
-    result: Appended | None = None
-    count = 0
-    with asyncio.Runner() as runner, LongWork("appending") as work:
-        store: Store = runner.run(_enter(connection))
-        try:
-            for events in batches:
-                result = runner.run(_append(store, stream_id, expected_version, events))
-                if expected_version != ANY_VERSION:
-                    expected_version = int(result)
-                count += len(events)
-                work.advance(len(events))
-        except Exception:
-            if count:
-                note(f"{count} events were appended before this:")
-            raise
-        finally:
-            runner.run(_leave(connection))
-    return result, count
-
-
-async def _enter(connection: Any) -> Store:
-    store: Store = await connection.__aenter__()
-    return store
-
-
-async def _leave(connection: Any) -> None:
-    await connection.__aexit__(None, None, None)
-
-
-async def _append(store: Store, stream_id: str, expected: int, events: list[NewEvent]) -> Appended:
-    return await store.streams.append(stream_id, expected, events)
-
-
-def _batches(
-    source: BinaryIO, event: Callable[[bytes, int], NewEvent], size: int
-) -> Iterator[list[NewEvent]]:
-    """Events of what is there to read at the moment, at most `size` at once."""
-    rest, number = b"", 0
-    read = getattr(source, "read1", source.read)
-    while chunk := read(_READ_BYTES):
-        *lines, rest = (rest + chunk).split(b"\n")
-        events = [event(line, number + at) for at, line in enumerate(lines, 1) if line.strip()]
-        number += len(lines)
-        yield from (events[at : at + size] for at in range(0, len(events), size))
-    if rest.strip():
-        yield [event(rest, number + 1)]
-
-
-def _whole_event(line: bytes, number: int) -> NewEvent:
-    try:
-        whole = msgspec.json.decode(line, type=_NewEventLine)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"line {number} is not an event: {one_line(str(error))}") from error
-    return NewEvent(whole.event_type, whole.data, whole.metadata, whole.tags, whole.event_id)
-
-
-def _json(text: str | bytes, what: str) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise click.UsageError(
-            f"{what} is not JSON ({one_line(str(error))}); text needs quotes of its own: '\"text\"'"
-        ) from error
+async def _append(store: Store, stream_id: str, expected: int, event: NewEvent) -> Appended:
+    return await store.streams.append(stream_id, expected, [event])
 
 
 def _metadata(text: str | None) -> dict[str, Any] | None:
-    value = None if text is None else _json(text, "--metadata")
+    value = None if text is None else read_json(text, "--metadata")
     if value is not None and not isinstance(value, dict):
         raise click.UsageError('--metadata must be a JSON object, e.g. \'{"correlation_id": "req-1"}\'')
     return value
@@ -205,5 +132,5 @@ def _show(result: Appended | None, count: int, *, as_json: bool) -> None:
     else:
         known = " (already there)" if result.duplicate else ""
         click.echo(
-            f"{one_line(result.stream_id)} is at version {result.version}, position {result.position}{known}"
+            f"{visible(result.stream_id)} is at version {result.version}, position {result.position}{known}"
         )

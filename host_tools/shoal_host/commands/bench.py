@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 
@@ -19,6 +17,8 @@ Examples:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments: tuple[str, ...]) -> None:
     """Measure shoal on this machine's disk, beside raw SQLite and other stores."""
-    from shoal_host.bench.__main__ import main
+    from shoal_host.bench.__main__ import bench as measure
 
-    sys.exit(main(list(arguments)))
+    here = click.get_current_context()
+    with measure.make_context("bench", list(arguments), here.parent) as inner:
+        here.exit(measure.invoke(inner))

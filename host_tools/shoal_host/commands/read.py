@@ -9,7 +9,7 @@ import click
 
 from shoal.store.api import Store
 from shoal.types import MAX_VERSION, Direction, Event, StreamPage
-from shoal_host.options import Target, target_options, with_store
+from shoal_host.options import NAME, Target, target_options, with_store
 from shoal_host.output import event_fields, note, print_event, print_json
 from shoal_host.progress import LongWork
 
@@ -24,7 +24,7 @@ Examples:
   shoal read user-1 --from 100 --json | jq .events[].data
 """
 )
-@click.argument("stream_id", metavar="STREAM")
+@click.argument("stream_id", metavar="STREAM", type=NAME)
 @click.option(
     "--from",
     "start",

@@ -11,6 +11,8 @@ import msgspec
 
 from shoal.types import EventFilter, Query, QueryItem
 from shoal_host.exits import one_line
+from shoal_host.json_text import read_json
+from shoal_host.options import NAME
 
 
 class _Item(msgspec.Struct, forbid_unknown_fields=True):
@@ -50,11 +52,18 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--query", "query_text", metavar="JSON", help='{"items": [{"types", "tags"}, ...]}.'),
         click.option(
-            "--pattern", metavar="PATTERN", help="Streams whose id matches; * any run, ? one character."
+            "--pattern",
+            type=NAME,
+            metavar="PATTERN",
+            help="Streams whose id matches; * any run, ? one character.",
         ),
         click.option("--any-tag", is_flag=True, help="One of the tags is enough."),
-        click.option("--tag", "tags", multiple=True, metavar="TAG", help="With this tag; several: all."),
-        click.option("--type", "types", multiple=True, metavar="TYPE", help="Of this type; several: any."),
+        click.option(
+            "--tag", "tags", type=NAME, multiple=True, metavar="TAG", help="With this tag; several: all."
+        ),
+        click.option(
+            "--type", "types", type=NAME, multiple=True, metavar="TYPE", help="Of this type; several: any."
+        ),
     ):
         options = option(options)
     return options
@@ -62,8 +71,8 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _parsed(text: str) -> Query:
     try:
-        query = msgspec.json.decode(text, type=_Query)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+        query = msgspec.convert(read_json(text, "--query"), _Query)
+    except msgspec.ValidationError as error:
         raise click.UsageError(
             f'--query must be {{"items": [{{"types": [...], "tags": [...]}}]}}: {one_line(str(error))}'
         ) from error

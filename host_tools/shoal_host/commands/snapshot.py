@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import click
 
 from shoal.types import MAX_VERSION, Snapshot
-from shoal_host.exits import one_line
-from shoal_host.options import Target, target_options, with_store
+from shoal_host.exits import visible
+from shoal_host.json_text import read_json
+from shoal_host.options import NAME, Target, target_options, with_store
 from shoal_host.output import brief_payload, local_time, print_json, print_table, snapshot_fields
 
 _VERSION = click.IntRange(0, MAX_VERSION)
@@ -27,7 +25,7 @@ Example:
   shoal snapshot list account-7
 """,
 )
-@click.argument("stream_id", metavar="STREAM")
+@click.argument("stream_id", metavar="STREAM", type=NAME)
 @target_options
 def list_(target: Target, stream_id: str, *, as_json: bool) -> None:
     """List the usable snapshots of STREAM, oldest first."""
@@ -45,7 +43,7 @@ Examples:
   shoal snapshot show account-7 41 --json
 """
 )
-@click.argument("stream_id", metavar="STREAM")
+@click.argument("stream_id", metavar="STREAM", type=NAME)
 @click.argument("version", type=_VERSION, required=False)
 @target_options
 def show(target: Target, stream_id: str, *, version: int | None, as_json: bool) -> None:
@@ -70,18 +68,18 @@ Example:
   shoal snapshot save account-7 41 '{"balance": 120}'
 """
 )
-@click.argument("stream_id", metavar="STREAM")
+@click.argument("stream_id", metavar="STREAM", type=NAME)
 @click.argument("version", type=_VERSION)
 @click.argument("data", metavar="DATA")
 @target_options
 def save(target: Target, stream_id: str, *, version: int, data: str, as_json: bool) -> None:
     """Save DATA (JSON) as the state of STREAM at VERSION; the same version is replaced."""
-    state = _state(data)
+    state = read_json(data, "DATA")
     with_store(target, lambda store: store.snapshots.save(stream_id, version, state))
     if as_json:
         print_json({"stream_id": stream_id, "version": version})
     else:
-        click.echo(f"saved the state of {one_line(stream_id)} at version {version}")
+        click.echo(f"saved the state of {visible(stream_id)} at version {version}")
 
 
 @snapshot.command(
@@ -91,7 +89,7 @@ Examples:
   shoal snapshot delete account-7
 """
 )
-@click.argument("stream_id", metavar="STREAM")
+@click.argument("stream_id", metavar="STREAM", type=NAME)
 @click.argument("version", type=_VERSION, required=False)
 @target_options
 def delete(target: Target, stream_id: str, *, version: int | None, as_json: bool) -> None:
@@ -108,14 +106,7 @@ def delete(target: Target, stream_id: str, *, version: int | None, as_json: bool
         print_json({"stream_id": stream_id, "version": version})
     else:
         what = "all snapshots" if version is None else f"snapshot {version}"
-        click.echo(f"deleted {what} of {one_line(stream_id)}")
-
-
-def _state(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise click.UsageError(f"DATA is not JSON: {error}") from error
+        click.echo(f"deleted {what} of {visible(stream_id)}")
 
 
 def _row(one: Snapshot) -> tuple[object, ...]:

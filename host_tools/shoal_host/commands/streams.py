@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from shoal.types import StreamsPage
-from shoal_host.options import Target, target_options, with_store
+from shoal_host.exits import visible
+from shoal_host.options import NAME, Target, target_options, with_store
 from shoal_host.output import note, print_json, print_table
 
 
@@ -18,8 +19,10 @@ Examples:
 """
 )
 @click.option("--prefix", default="", metavar="TEXT", help="Streams whose id begins with this.")
-@click.option("--pattern", metavar="PATTERN", help="Streams whose id matches; * any run, ? one character.")
-@click.option("--after", metavar="STREAM", help="Streams after this one.")
+@click.option(
+    "--pattern", type=NAME, metavar="PATTERN", help="Streams whose id matches; * any run, ? one character."
+)
+@click.option("--after", type=NAME, metavar="STREAM", help="Streams after this one.")
 @click.option(
     "--count", type=click.IntRange(1, 10_000), default=1_000, show_default=True, help="Most streams to show."
 )
@@ -45,6 +48,8 @@ def streams(
     if as_json:
         print_json(page)
         return
-    print_table(("stream", "version"), [(stream.stream_id, stream.version) for stream in page.streams])
+    print_table(
+        ("stream", "version"), [(visible(stream.stream_id), stream.version) for stream in page.streams]
+    )
     if page.next is not None:
-        note(f"there are more: --after {page.next}")
+        note(f"there are more: --after {visible(page.next)}")
