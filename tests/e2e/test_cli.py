@@ -94,6 +94,27 @@ async def test_a_reader_that_has_seen_enough_is_no_error(board: Shoald) -> None:
     assert (process.returncode, out.count(b"\n"), err) == (0, 1, b"")
 
 
+async def test_a_pipe_that_is_closed_at_once_is_no_error_either() -> None:
+    """The benchmark has options of its own, and ends as every other command does."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = await asyncio.create_subprocess_exec(
+        *SHOAL, "bench", "--list", stdout=writing, stderr=PIPE, env=clean_environ()
+    )
+    os.close(writing)
+    _, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert (process.returncode, err) == (0, b"")
+
+
+async def test_a_stream_deleted_for_ever_is_called_so_by_every_command(board: Shoald) -> None:
+    await shoal("append", "s", "t", "1", "--url", board.url)
+    await shoal("delete", "s", "--hard", "--yes", "--url", board.url)
+    for command in ("read", "aggregate", "tail"):
+        ended = await shoal(command, "s", "--url", board.url)
+        assert (ended.code, "deleted for ever" in ended.err) == (4, True), ended
+    assert the_json(await shoal("delete", "s", "--json", "--url", board.url))["deleted"] == "hard"
+
+
 async def test_ctrl_c_ends_a_tail_quietly_with_130(board: Shoald) -> None:
     await shoal("append", "s", "t", "1", "--url", board.url)
     process = await asyncio.create_subprocess_exec(
@@ -131,6 +152,9 @@ async def test_ctrl_c_ends_an_append_that_waits_for_input(board: Shoald) -> None
     assert json.loads(seen.out)["data"] == 1  # what came is stored while the rest is waited for
     process.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 130
+    assert process.stderr is not None
+    said = await process.stderr.read()
+    assert said == b"shoal: ended by Ctrl-C; 1 event was appended before this\n"
     process.stdin.close()
 
 
@@ -156,6 +180,28 @@ async def test_a_tail_goes_on_when_the_board_comes_back(board: Shoald) -> None:
     line = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE_S))
     assert (line["version"], line["data"]) == (1, 2)
     assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+
+
+async def test_a_tail_says_that_it_lost_the_board_and_found_it_again(board: Shoald) -> None:
+    await shoal("append", "s", "t", "1", "--url", board.url)
+    process = await asyncio.create_subprocess_exec(
+        *(*SHOAL, "tail", "--after", "0", "--count", "2", "--url", board.url),
+        stdout=PIPE,
+        stderr=PIPE,
+        env=clean_environ(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    await asyncio.wait_for(process.stdout.readline(), PATIENCE_S)
+    await board.kill9()
+    lost = await asyncio.wait_for(process.stderr.readline(), PATIENCE_S)
+    assert lost.startswith(b"shoal: the board is lost, waiting for it: ")
+    await board.start()
+    found = await asyncio.wait_for(process.stderr.readline(), PATIENCE_S)
+    assert found == b"shoal: the board is there again, nothing was missed\n"
+    await shoal("append", "s", "t", "2", "--url", board.url)
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert (process.returncode, out.count(b"\n"), err) == (0, 1, b"")
 
 
 async def test_tokens_open_the_door_without_a_restart(board: Shoald) -> None:

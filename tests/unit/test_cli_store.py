@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from shoal.testing.clock import FakeClock
 from shoal.testing.memory_store import MemoryStore
-from shoal_host.cli import main
+from shoal_host.group import main
 from shoal_host.options import Environment
 
 
@@ -161,3 +161,28 @@ def test_binary_and_strange_text_do_not_reach_the_terminal(shoal: Shell) -> None
     shoal("append", "odd\x1b[2Jid", "ty\x07pe", '"\\u001b[31m \x9b"')
     line = shoal("read", "odd\x1b[2Jid").stdout
     assert line.endswith('odd\\x1b[2Jid@0  ty\\x07pe  "\\u001b[31m \\x9b"\n')
+
+
+def test_streams_whose_names_differ_by_a_line_break_are_told_apart(shoal: Shell) -> None:
+    for stream_id in ("a b", "a\nb", "a\\nb"):
+        shoal("append", stream_id, "t", "1")
+    assert shoal("streams", "--prefix", "a").stdout.splitlines() == [
+        "stream\tversion",
+        "a\\nb\t0",
+        "a b\t0",
+        "a\\\\nb\t0",
+    ]
+
+
+def test_what_is_deleted_for_ever_is_never_said_to_be_deleted_softly(shoal: Shell) -> None:
+    assert shoal.json("delete", "count-1")["deleted"] == "soft"
+    assert shoal.json("delete", "count-1", "--hard", "--yes")["deleted"] == "hard"
+    assert shoal.json("delete", "count-1")["deleted"] == "hard"
+    assert shoal("delete", "count-1").stdout == "count-1 was deleted for ever before\n"
+    assert shoal.json("delete", "never-there")["deleted"] == "soft"
+
+
+@pytest.mark.parametrize("options", [(), ("--after", "0")])
+def test_a_tail_of_a_stream_that_is_gone_for_ever_ends(shoal: Shell, options: tuple[str, ...]) -> None:
+    shoal("delete", "count-1", "--hard", "--yes")
+    assert "was deleted for ever" in shoal("tail", "count-1", *options, code=4).stderr

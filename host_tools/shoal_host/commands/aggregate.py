@@ -5,9 +5,11 @@ from __future__ import annotations
 import click
 import msgspec
 
+from shoal.errors import StreamNotFound
+from shoal.store.api import Store
 from shoal.types import MAX_VERSION, AggregateResult
-from shoal_host.exits import one_line
-from shoal_host.options import Target, target_options, with_store
+from shoal_host.exits import visible
+from shoal_host.options import NAME, Target, target_options, with_store
 from shoal_host.output import note, print_json, print_table
 
 
@@ -19,7 +21,7 @@ Examples:
   shoal aggregate account-7 --tagged --json
 """
 )
-@click.argument("stream_id", metavar="STREAM")
+@click.argument("stream_id", metavar="STREAM", type=NAME)
 @click.option("--at", type=click.IntRange(0, MAX_VERSION), metavar="VERSION", help="Fold up to this version.")
 @click.option(
     "--fold",
@@ -37,18 +39,23 @@ def aggregate(
 
     Fields tagged {"$sum": n} add up, all others replace. With --json one document: {"version", "state"}.
     """
-    result: AggregateResult = with_store(
-        target,
-        lambda store: store.aggregate(
-            stream_id, finalize=not tagged, fold="right" if fold == "right" else "left", at=at
-        ),
-    )
+
+    async def folded(store: Store) -> AggregateResult:
+        try:
+            return await store.aggregate(
+                stream_id, finalize=not tagged, fold="right" if fold == "right" else "left", at=at
+            )
+        except StreamNotFound:
+            await store.streams.read_page(stream_id, None, 1)  # says so if it is gone for ever
+            raise
+
+    result = with_store(target, folded)
     if as_json:
         print_json(result)
         return
     rows = [(key, _shown(value)) for key, value in sorted(result.state.items())]
     print_table(("field", "value"), rows)
-    note(f"{one_line(stream_id)} at version {result.version}")
+    note(f"{visible(stream_id)} at version {result.version}")
 
 
 def _shown(value: object) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
 
 import click
 import msgspec
 
-from shoal.errors import StreamNotFound
+from shoal.errors import ShoalError, StreamNotFound
 from shoal.store.api import Store
 from shoal.types import MAX_VERSION, CaughtUp, Event, EventFilter
 from shoal_host.commands.selection import selection_options
-from shoal_host.options import Target, target_options, with_store
-from shoal_host.output import event_fields, print_event
+from shoal_host.exits import one_line
+from shoal_host.options import NAME, Target, target_options, with_store
+from shoal_host.output import event_fields, note, print_event
 
 
 @click.command(
@@ -23,7 +26,7 @@ Examples:
   shoal tail --after 1000 --json | jq .data
 """
 )
-@click.argument("stream_id", metavar="[STREAM]", required=False)
+@click.argument("stream_id", metavar="[STREAM]", type=NAME, required=False)
 @selection_options
 @click.option(
     "--last", type=click.IntRange(0, 10_000), default=10, show_default=True, help="Events to begin with."
@@ -48,7 +51,8 @@ def tail(
 ) -> None:
     """Show the last events, then new ones as they come, until Ctrl-C.
 
-    Of STREAM, or of all streams. With --json one event per line (NDJSON).
+    Of STREAM, or of all streams. With --json one event per line (NDJSON). A board that is lost is waited
+    for; stderr says so, without --json.
     """
     if stream_id is not None and selection != EventFilter(tags_match=selection.tags_match):
         raise click.UsageError("give STREAM, or options that select among all streams, not both")
@@ -61,7 +65,14 @@ def tail(
             if left == 0:
                 return
 
-    with_store(target, follow)
+    with_store(target if as_json else replace(target, on_tail=_note_change), follow)
+
+
+def _note_change(lost: ShoalError | None) -> None:
+    if lost is None:
+        note("shoal: the board is there again, nothing was missed")
+    else:
+        note(f"shoal: the board is lost, waiting for it: {one_line(str(lost))}")
 
 
 async def _events(
@@ -72,6 +83,11 @@ async def _events(
         events, after = await _latest(store, selection, stream_id, last)
         for event in events:
             yield event
+    elif stream_id is not None:
+        with suppress(
+            StreamNotFound
+        ):  # a stream that is not there yet is waited for, one that is gone for ever not
+            await store.streams.read_page(stream_id, None, 1)
     async for item in store.streams.tail(selection, after, stream_id):
         if not isinstance(item, CaughtUp):
             yield item
