@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -19,6 +19,9 @@ from shoal_host.output import note, print_json, print_table
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
+
+_STEPS: Final = 10_000
+"""Steps of SQLite's machine between two looks at whether Ctrl-C came: some tens of microseconds."""
 
 _EVENTS_VIEW = """
 CREATE TEMP VIEW events AS
@@ -126,7 +129,11 @@ def query(sql: str, *, limit: int, store: str, data_dir: Path, as_json: bool) ->
 
 
 def _show(database: Database, sql: str, limit: int, *, as_json: bool) -> None:
-    found: list[dict[str, Any]] = list(islice(database.query(sql), limit))
+    cursor = database.execute(sql)
+    if cursor.description is None:
+        raise click.UsageError("that is no query: only what gives rows can be asked, such as SELECT")
+    names = [column[0] for column in cursor.description]
+    found: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in islice(cursor, limit)]
     if as_json:
         print_json({"rows": [_jsonable(row) for row in found]})
     elif found:
@@ -151,11 +158,24 @@ def _opened(data_dir: Path, store: str) -> Iterator[Database]:
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute(_EVENTS_VIEW)
         connection.execute("PRAGMA query_only = ON")
+        connection.set_authorizer(_allow)
+        connection.set_progress_handler(_go_on, _STEPS)
         yield Database(connection)
     except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            raise KeyboardInterrupt from error
         raise _explained(error, path) from error
     finally:
         connection.close()
+
+
+def _allow(action: int, *_: str | None) -> int:
+    """All but other files, which ATTACH would make where they are missing; VACUUM INTO attaches too."""
+    return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_ATTACH else sqlite3.SQLITE_OK
+
+
+def _go_on() -> None:
+    """Python hears Ctrl-C only in Python code, and a query may run for ever without any."""
 
 
 def _explained(error: sqlite3.DatabaseError, path: Path) -> Exception:
@@ -166,4 +186,6 @@ def _explained(error: sqlite3.DatabaseError, path: Path) -> Exception:
         return click.UsageError(
             "`shoal db` only looks: use `shoal append` or `shoal delete` to change a store"
         )
+    if "not authorized" in text or "authorization denied" in text:
+        return click.UsageError("`shoal db` looks into one file only, and makes no other")
     return click.UsageError(text)
