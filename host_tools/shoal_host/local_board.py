@@ -6,21 +6,25 @@ import asyncio
 import errno
 import os
 import socket
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from shoal.address import split_address
-from shoal.errors import ConfigError, ShoalError, Unauthorized, Unavailable
-from shoal.tokens import TokenFile
+from shoal.errors import ConfigError, Unauthorized, Unavailable
 from shoal_host.children import Child
+from shoal_host.data_dir import in_use, is_damaged
+from shoal_host.exits import DAMAGED, ERROR, USAGE, Failure
+from shoal_host.own_token import OwnToken
+
+if TYPE_CHECKING:
+    import aiohttp
 
 READY_S: Final = 60.0
 STOP_S: Final = 20.0
 _POLL_S: Final = 0.05
-_OWN_NAME: Final = "shoal up"
 _EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - addresses to ask, not to listen on
 
 
@@ -32,7 +36,7 @@ class LocalNode:
     url: str
     data_dir: Path
     child: Child
-    token: str | None
+    token: OwnToken
 
     def fields(self) -> dict[str, object]:
         """As `shoal up --json` shows it."""
@@ -44,20 +48,20 @@ class LocalNode:
         }
 
 
-class Died(ShoalError):
-    """A child ended on its own; the detail ends with what it said last."""
+class Died(Failure):
+    """A child ended on its own; the detail ends with what it said last, in lines of their own."""
 
+    code = "process-ended"
     title = "A process ended"
 
     def __init__(self, child: Child, code: int) -> None:
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         said = "\n".join(f"  {line}" for line in child.last_lines) or "  (nothing)"
-        super().__init__(f"{child.name} {how}; it said last:\n{said}")
-        self.exit_code = code
+        super().__init__(f"{child.name} {how}; it said last:\n{said}", USAGE if code == USAGE else ERROR)
 
 
-def require_free(listen: str) -> None:
-    """Refuse an address that somebody listens on. Raises ConfigError saying how to choose another."""
+def require_free(listen: str, choose: str = "--listen {}") -> None:
+    """Refuse an address that somebody listens on. Raises ConfigError, which says how to `choose` another."""
     try:
         host, port = split_address(listen)
     except ValueError as error:
@@ -70,20 +74,25 @@ def require_free(listen: str) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ConfigError("--listen", _unusable(listen, port, error)) from error
+            raise ConfigError("--listen", _unusable(listen, port, error, choose)) from error
 
 
-def _unusable(listen: str, port: int, error: OSError) -> str:
+def _unusable(listen: str, port: int, error: OSError, choose: str) -> str:
     if error.errno != errno.EADDRINUSE:
         return f"{listen} cannot be listened on: {error.strerror or error}"
     other = f"{listen.rpartition(':')[0]}:{port + 1 if port < 65_535 else port - 1}"
-    return f"port {port} is taken, perhaps by another board: stop it, or choose another with --listen {other}"
+    return f"port {port} is taken, perhaps by another board: stop it, or choose another with {choose.format(other)}"
 
 
-async def start_node(data_dir: Path, listen: str, heard: Callable[[str], None]) -> LocalNode:
+def require_unused(data_dir: Path) -> None:
+    """Refuse a directory on which a `shoald` runs, before anything of it is touched. Raises ConfigError."""
+    if in_use(data_dir):
+        raise ConfigError("--data-dir", f"{data_dir} is in use by another shoald: stop it, or choose another")
+
+
+async def start_node(data_dir: Path, listen: str, token: OwnToken, heard: Callable[[str], None]) -> LocalNode:
     """Start `shoald` and wait until it is ready. Raises Died, Unavailable."""
-    require_free(listen)
-    token = await asyncio.to_thread(own_token, data_dir)
+    token.begin()
     child = await Child.start(
         "shoald",
         ["-m", "shoal", "--data-dir", str(data_dir), "--listen", listen],
@@ -92,41 +101,34 @@ async def start_node(data_dir: Path, listen: str, heard: Callable[[str], None]) 
     host, _, port = listen.rpartition(":")
     url = f"http://{_EVERYWHERE.get(host, host)}:{port}"
     try:
-        info = await _until_ready(child, url, token)
+        info = await _until_ready(child, url, token.text)
+    except Died as error:
+        if error.exit_code == ERROR and await asyncio.to_thread(is_damaged, data_dir):
+            error.exit_code = DAMAGED
+        raise
     except BaseException:
         await child.stop(STOP_S)
         raise
     return LocalNode(info["node"]["node_id"], url, data_dir, child, token)
 
 
-def own_token(data_dir: Path) -> str | None:
-    """A token for the agent and for showing its readings; None where the board asks for none.
-
-    SHOAL_TOKEN if it is set, else one made for this run; `revoke_own` takes it away again.
-    """
-    given = os.environ.get("SHOAL_TOKEN")
-    revoke_own(data_dir)
-    file = TokenFile(data_dir)
-    if given or not file.tokens():
-        return given
-    return file.add("append", name=_OWN_NAME, created_us=time.time_ns() // 1000)
-
-
-def revoke_own(data_dir: Path) -> None:
-    """Take away what `own_token` made, in this run or in one that was killed."""
-    file = TokenFile(data_dir)
-    for token in file.tokens():
-        if token.name == _OWN_NAME:
-            file.remove(token.id)
-
-
 async def start_agent(node: LocalNode, interval_s: float, heard: Callable[[str], None]) -> Child:
     """Start the board agent beside `node`."""
     arguments = ["-m", "shoal_device.agent", "--url", node.url, "--node", node.node_id]
-    environ = dict(os.environ) | ({"SHOAL_TOKEN": node.token} if node.token else {})
+    environ = dict(os.environ) | ({"SHOAL_TOKEN": node.token.text} if node.token.text else {})
     return await Child.start(
         "board agent", [*arguments, "--interval", f"{interval_s:g}"], environ=environ, heard=heard
     )
+
+
+async def until_admitted(node: LocalNode) -> None:
+    """Wait until the board has seen the token made for it: it looks at the file a few times a second."""
+    import aiohttp
+
+    with suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(READY_S), _session(node.token.text) as session:
+            while await _status(session, f"{node.url}/v1/info") == 401:  # noqa: ASYNC110 - as in `_ask`
+                await asyncio.sleep(_POLL_S)
 
 
 async def _until_ready(child: Child, url: str, token: str | None) -> dict[str, Any]:
@@ -146,10 +148,7 @@ async def _until_ready(child: Child, url: str, token: str | None) -> dict[str, A
 
 async def _ask(url: str, token: str | None) -> dict[str, Any]:
     """Ask until the board is ready; the result is what it says of itself."""
-    import aiohttp
-
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    async with aiohttp.ClientSession(headers=headers) as session:
+    async with _session(token) as session:
         while not await _is_ready(session, url):  # noqa: ASYNC110 - another process has no event to wait on
             await asyncio.sleep(_POLL_S)
         async with session.get(f"{url}/v1/info") as answer:
@@ -159,11 +158,21 @@ async def _ask(url: str, token: str | None) -> dict[str, Any]:
             return info
 
 
-async def _is_ready(session: Any, url: str) -> bool:
+async def _is_ready(session: aiohttp.ClientSession, url: str) -> bool:
     import aiohttp
 
     try:
-        async with session.get(f"{url}/readyz") as answer:
-            return bool(answer.status == 200)
+        return await _status(session, f"{url}/readyz") == 200
     except aiohttp.ClientError:
         return False
+
+
+async def _status(session: aiohttp.ClientSession, url: str) -> int:
+    async with session.get(url) as answer:
+        return answer.status
+
+
+def _session(token: str | None) -> aiohttp.ClientSession:
+    import aiohttp
+
+    return aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"} if token else {})

@@ -77,6 +77,11 @@ async def line_of(process: Process, *, having: str = "") -> str:
     raise AssertionError(f"no line with {having!r}: {seen}, {(await process.stderr.read()).decode()}")
 
 
+def number(reading: str) -> int:
+    """The version of a reading's event."""
+    return int(reading.split("#")[1].split(maxsplit=1)[0])
+
+
 async def gone(processes: list[psutil.Process]) -> None:
     """Wait until all have ended, by the handles the kernel gives."""
     for one in processes:
@@ -140,10 +145,65 @@ async def test_a_board_with_tokens_shows_its_readings_too(tmp_path: Path) -> Non
     await asyncio.to_thread(file.add, "admin", name="mine")
     async with up(tmp_path / "data", "--agent", "--interval", "0.2") as process:
         await line_of(process, having="cpu")
-        assert {token.name for token in await asyncio.to_thread(file.tokens)} == {"mine", "shoal up"}
+        mine, own = await asyncio.to_thread(file.tokens)
+        assert (mine.name, own.name, own.role, own.streams) == ("mine", "shoal up", "append", ("board-*",))
         process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
     assert [token.name for token in await asyncio.to_thread(file.tokens)] == ["mine"]
+
+
+async def test_the_first_token_of_a_running_board_does_not_end_its_agent(tmp_path: Path) -> None:
+    """Agent and display begin again with a token made for them."""
+    file = TokenFile(tmp_path / "data")
+    async with up(tmp_path / "data", "--agent", "--interval", "0.2") as process:
+        assert process.stderr is not None
+        await line_of(process, having="cpu")
+        await asyncio.to_thread(file.add, "admin", name="mine")
+        said = await asyncio.wait_for(process.stderr.readline(), PATIENCE_S)
+        assert said == b"shoal: the board asks for tokens now; the agent goes on with one of its own\n"
+        begun = number(await line_of(process, having="cpu"))
+        while number(await line_of(process, having="cpu")) < begun + 10:
+            pass  # more than was on its way when the first agent ended
+        assert {token.name for token in await asyncio.to_thread(file.tokens)} == {"mine", "shoal up"}
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+        assert await process.stderr.read() == b""
+    assert [token.name for token in await asyncio.to_thread(file.tokens)] == ["mine"]
+
+
+async def test_an_up_that_finds_the_directory_in_use_leaves_its_tokens_alone(tmp_path: Path) -> None:
+    file = TokenFile(tmp_path / "data")
+    await asyncio.to_thread(file.add, "admin", name="mine")
+    async with up(tmp_path / "data", "--agent", "--interval", "0.2") as first:
+        await line_of(first, having="cpu")
+        before = await asyncio.to_thread(file.tokens)
+        async with up(tmp_path / "data", "--agent") as second:
+            assert await asyncio.wait_for(second.wait(), PATIENCE_S) == 2
+        assert await asyncio.to_thread(file.tokens) == before
+        first.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(first.wait(), PATIENCE_S) == 0
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+async def test_a_damaged_directory_ends_with_7(tmp_path: Path, *, as_json: bool) -> None:
+    board = Shoald(tmp_path / "data")
+    await board.start()
+    events = [{"event_type": "t", "data": f"reading {number}"} for number in range(9)]
+    async with aiohttp.ClientSession() as session:
+        for event in events:  # a damaged record is only known from a torn one by those behind it
+            async with session.post(f"{board.url}/v1/streams/s", json=[event]) as answer:
+                assert answer.status == 201
+    await board.kill9()
+    (segment,) = (board.data_dir / "journal").glob("*.seg")
+    segment.write_bytes(segment.read_bytes().replace(b"reading 3", b"reading x"))
+    async with up(board.data_dir, *(["--json"] if as_json else [])) as process:
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 7
+        assert process.stdout is not None
+        assert process.stderr is not None
+        said = (await process.stderr.read()).decode()
+        assert await process.stdout.read() == b""
+        detail = json.loads(said)["error"]["detail"] if as_json else said
+        assert "was durable and is damaged" in detail
 
 
 async def test_a_board_that_dies_is_reported(tmp_path: Path) -> None:

@@ -7,20 +7,30 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import click
 
-from shoal.errors import ConfigError, ShoalError
-from shoal.types import CaughtUp, EventFilter
+from shoal.errors import ConfigError, ShoalError, Unauthorized
+from shoal.types import CaughtUp, Event, EventFilter
 from shoal_host.children import Child
-from shoal_host.exits import ERROR, USAGE, one_line
-from shoal_host.local_board import STOP_S, Died, LocalNode, revoke_own, start_agent, start_node
+from shoal_host.exits import one_line
+from shoal_host.local_board import (
+    STOP_S,
+    Died,
+    LocalNode,
+    require_free,
+    require_unused,
+    start_agent,
+    start_node,
+    until_admitted,
+)
 from shoal_host.options import DEFAULT_URL, data_dir_option, json_option
 from shoal_host.output import note, print_json
+from shoal_host.own_token import OwnToken
 from shoal_host.reading_line import reading_line
 
 _MEASURED: Final = "board_measured"
@@ -55,9 +65,20 @@ Examples:
     help="Time between the agent's readings.",
 )
 @click.option("--logs", is_flag=True, help="Show what shoald logs.")
+@click.option(
+    "--from-make", is_flag=True, hidden=True, help="Advise in terms of `make run`, which called this."
+)
 @json_option
 def up(
-    *, nodes: int, data_dir: Path, listen: str, agent: bool, interval: float, logs: bool, as_json: bool
+    *,
+    nodes: int,
+    data_dir: Path,
+    listen: str,
+    agent: bool,
+    interval: float,
+    logs: bool,
+    from_make: bool,
+    as_json: bool,
 ) -> None:
     """Start a board on this machine and keep it until Ctrl-C.
 
@@ -68,13 +89,17 @@ def up(
         raise ConfigError(
             "--nodes", "several boards come with the cluster release; this one runs a single board"
         )
+    require_free(listen, "make run ARGS='--listen {}'" if from_make else "--listen {}")
+    require_unused(data_dir)
     heard = _log if logs else _ignore
     board = _Board(data_dir.absolute(), listen, heard, interval if agent else None, as_json=as_json)
     try:
         asyncio.run(board.run())
     except Died as error:
-        note(f"shoal: {error}")
-        sys.exit(USAGE if error.exit_code == USAGE else ERROR)
+        if as_json:
+            raise
+        note(f"shoal: {error}")  # what a process said last stays in lines
+        sys.exit(error.exit_code)
 
 
 class _Board:
@@ -94,6 +119,7 @@ class _Board:
         self._heard = heard
         self._interval_s = interval_s
         self._as_json = as_json
+        self._token = OwnToken(data_dir, os.environ.get("SHOAL_TOKEN"))
         self._children: list[Child] = []
         self._stop = asyncio.Event()
 
@@ -102,13 +128,12 @@ class _Board:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._signalled)
-        starting = asyncio.create_task(start_node(self._data_dir, self._listen, self._heard))
-        if not await self._unless_stopped(starting):
-            return
-        node = starting.result()
-        self._children.append(node.child)
+        starting = asyncio.create_task(start_node(self._data_dir, self._listen, self._token, self._heard))
         try:
-            await self._watch(node)
+            if await self._unless_stopped(starting):
+                node = starting.result()
+                self._children.append(node.child)
+                await self._watch(node)
         finally:
             await self._stop_all()
 
@@ -119,11 +144,12 @@ class _Board:
         self._stop.set()
 
     async def _watch(self, node: LocalNode) -> None:
+        tasks = []
         if self._interval_s is not None:
             agent = await start_agent(node, self._interval_s, self._heard)
             self._children.append(agent)
+            tasks.append(asyncio.create_task(self._keep_agent(node, agent, self._interval_s)))
         self._announce(node)
-        tasks = [asyncio.create_task(self._watch_agent(child)) for child in self._children[1:]]
         if self._interval_s is not None and not self._as_json:
             tasks.append(asyncio.create_task(_show_readings(node)))
         ended = asyncio.create_task(node.child.ended())
@@ -135,10 +161,20 @@ class _Board:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _watch_agent(self, agent: Child) -> None:
-        code = await agent.ended()
-        if not self._stop.is_set():
-            note(f"shoal: {Died(agent, code)}\nthe board goes on without it")
+    async def _keep_agent(self, node: LocalNode, agent: Child, interval_s: float) -> None:
+        """An agent that ends is reported; one that only lacked the board's first token begins again with one."""
+        while True:
+            shown = node.token.text
+            code = await agent.ended()
+            if self._stop.is_set():
+                return
+            if not await _renewed(node, shown):
+                note(f"shoal: {Died(agent, code)}\nthe board goes on without it")
+                return
+            note("shoal: the board asks for tokens now; the agent goes on with one of its own")
+            self._children.remove(agent)
+            agent = await start_agent(node, interval_s, self._heard)
+            self._children.append(agent)
 
     async def _unless_stopped(self, task: asyncio.Task[LocalNode] | asyncio.Task[int]) -> bool:
         """Wait for `task` or for a signal; false, with the task cancelled, if the signal came first."""
@@ -157,7 +193,7 @@ class _Board:
         self._stop.set()
         for child in reversed(self._children):
             await child.stop(STOP_S)
-        await asyncio.to_thread(revoke_own, self._data_dir)
+        self._token.revoke()
 
     def _announce(self, node: LocalNode) -> None:
         if self._as_json:
@@ -174,18 +210,40 @@ class _Board:
 
 async def _show_readings(node: LocalNode) -> None:
     """A line per reading; an error is shown once and ends the showing, not the board."""
-    import shoal
-
-    try:
-        name = os.environ.get("SHOAL_STORE") or "main"
-        async with shoal.connect(node.url, store=name, token=node.token) as store:
-            tail = store.streams.tail(EventFilter(), None, f"board-{node.node_id}")
-            async for item in tail:
+    after: int | None = None
+    while True:
+        shown = node.token.text
+        try:
+            async for item in _readings(node, after):
+                after = item.position
                 if not isinstance(item, CaughtUp) and item.event_type == _MEASURED:
                     click.echo(one_line(reading_line(item)))
                     sys.stdout.flush()
-    except ShoalError as error:
-        note(f"shoal: readings cannot be shown: {one_line(str(error))}")
+        except ShoalError as error:
+            if not isinstance(error, Unauthorized) or not await _renewed(node, shown):
+                note(f"shoal: readings cannot be shown: {one_line(str(error))}")
+                return
+
+
+async def _readings(node: LocalNode, after: int | None) -> AsyncIterator[Event | CaughtUp]:
+    import shoal
+
+    name = os.environ.get("SHOAL_STORE") or "main"
+    async with shoal.connect(node.url, store=name, token=node.token.text) as store:
+        async for item in store.streams.tail(EventFilter(), after, f"board-{node.node_id}"):
+            yield item
+
+
+async def _renewed(node: LocalNode, shown: str | None) -> bool:
+    """Whether there is another token than the one `shown`, made now if the board wants one."""
+    try:
+        node.token.renew()
+    except ConfigError as error:
+        note(f"shoal: {one_line(str(error))}")
+    if node.token.text == shown:
+        return False
+    await until_admitted(node)
+    return True
 
 
 def _own_name() -> str:
