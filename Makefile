@@ -13,8 +13,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-# pip hands this to its isolated build environments too, so that the build backend is pinned as well.
-export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+# pip hands this to its isolated build environments too, so that the build backend is pinned as well. Relative, since pip
+# splits it at spaces: every pip here runs in this directory.
+export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Three stages in one environment: each stamp is newer than what it was made from.
@@ -26,8 +27,8 @@ INSTALL = $(BIN)/python -m pip install --quiet --editable
 ##@ Use
 
 .PHONY: run
-run: $(RUN)  ## Start one board: a store, and an agent that appends this machine's readings.
-	@exec $(BIN)/shoal up --agent --data-dir ./shoal-data $(ARGS)
+run: $(RUN)  ## Start one board: a store, and an agent that appends this machine's readings. ARGS goes to `shoal up`.
+	@exec $(BIN)/shoal up --from-make --agent --data-dir ./shoal-data $(ARGS)
 
 .PHONY: bench
 bench: $(BENCH)  ## Measure, and compare with fdatasync, raw SQLite and others. ARGS=--json for JSON.
