@@ -135,6 +135,49 @@ async def test_a_condition_needs_items(store):
         await store.streams.append_many([StreamWrite("b", -1, [event()])], when_none())
 
 
+@pytest.mark.parametrize(
+    "condition",
+    [
+        Condition(None),
+        Condition(Query(None)),
+        Condition(Query("ab")),
+        Condition(Query((None,))),
+        Condition(Query((("e",),))),
+        Condition(Query((QueryItem("ab"),))),
+        Condition(Query((QueryItem(tags="ab"),))),
+        Condition(Query((QueryItem((1,)),))),
+        Condition(Query((QueryItem((["e"],)),))),
+        Condition(Query((QueryItem(("e",)),)), "0"),
+        Condition(Query((QueryItem(("e",)),)), True),
+        Condition(Query((QueryItem(("e",)),)), -1),
+        Query((QueryItem(("e",)),)),
+        5,
+    ],
+    ids=repr,
+)
+async def test_a_condition_of_wrong_types_is_refused_and_harms_nobody(store, condition):
+    other = asyncio.ensure_future(store.streams.append("other", ANY_VERSION, [event()]))
+    with pytest.raises(InvalidRequest):
+        await store.streams.append_many([StreamWrite("s", ANY_VERSION, [event()])], condition)
+    assert await other == 0
+    assert await store.streams.append("other", 0, [event()]) == 1
+
+
+async def test_a_condition_may_hold_lists(store):
+    await store.streams.append("s", ANY_VERSION, [event("x", "t")])
+    condition = Condition(Query([QueryItem(["x"], ["t"]), QueryItem(["x"], ["t"])]), 0)
+    with pytest.raises(ConditionFailed):
+        await store.streams.append_many([StreamWrite("s", ANY_VERSION, [event()])], condition)
+    condition = Condition(Query([QueryItem(["nope"])]), 0)
+    assert (await store.streams.append_many([StreamWrite("s", 0, [event()])], condition)).position == 2
+
+
+@pytest.mark.parametrize("writes", [None, 5, "ab", [None], [("s", ANY_VERSION, [])]], ids=repr)
+async def test_writes_of_wrong_types_are_refused(store, writes):
+    with pytest.raises(InvalidRequest):
+        await store.streams.append_many(writes)
+
+
 async def test_of_writers_that_claim_the_same_thing_exactly_one_wins(store):
     async def claim(writer: int) -> int:
         claimed = NewEvent("claimed", writer, tags=["name:alice"])

@@ -115,6 +115,47 @@ async def test_events_with_tags_in_pages(mixed):
     assert positions(await mixed.streams.read_by_tags(["even"], "any", 2, 4)) == [6, 8]
 
 
+WRONG_TYPES = {
+    "letters of a tag": lambda streams: streams.read_by_tags("x"),
+    "no tags": lambda streams: streams.read_by_tags(None),
+    "tags of no text": lambda streams: streams.read_by_tags([1]),
+    "some tags": lambda streams: streams.read_by_tags(["even"], "some"),
+    "any or all of the tags": lambda streams: streams.read_by_tags(["even"], None),
+    "letters of a type": lambda streams: streams.read_by_event_types("xy"),
+    "no types": lambda streams: streams.read_by_event_types(None),
+    "types of no text": lambda streams: streams.read_by_event_types([["x"]]),
+    "no query": lambda streams: streams.query(None),
+    "a number for a query": lambda streams: streams.query(5),
+    "an item for a query": lambda streams: streams.query(QueryItem(("x",))),
+    "items of another kind": lambda streams: streams.query(Query(((),))),
+    "letters in a query": lambda streams: streams.query(Query((QueryItem("xy"),))),
+    "no selection": lambda streams: streams.read_events(None),
+    "letters in a selection": lambda streams: streams.read_events(EventFilter(types="xy")),
+    "a pattern of no text": lambda streams: streams.read_events(EventFilter(stream_pattern=5)),
+    "a selection of some tags": lambda streams: streams.read_events(EventFilter(tags_match="some")),
+    "a selection by no query": lambda streams: streams.read_events(EventFilter(query=5)),
+    "a system that is no bool": lambda streams: streams.read_events(EventFilter(system="no")),
+}
+
+
+@pytest.mark.parametrize("call", WRONG_TYPES.values(), ids=WRONG_TYPES)
+async def test_wrong_types_are_refused(mixed, call):
+    with pytest.raises(InvalidRequest):
+        await call(mixed.streams)
+
+
+async def test_a_tail_of_a_wrong_type_is_refused(mixed):
+    with pytest.raises(InvalidRequest):
+        await anext(mixed.streams.tail(EventFilter(tags="ab"), 0))
+
+
+async def test_lists_are_as_good_as_tuples(mixed):
+    query = Query([QueryItem(["x"], ["even"])] * 2)
+    assert positions(await mixed.streams.read_by_tags(("even",))) == [2, 4, 6, 8]
+    assert positions((await mixed.streams.query(query)).events) == [4]
+    assert positions((await mixed.streams.read_events(EventFilter(["x"], ["even"]))).events) == [4]
+
+
 async def test_empty_lists_are_refused(mixed):
     with pytest.raises(InvalidRequest):
         await mixed.streams.read_by_event_types([])

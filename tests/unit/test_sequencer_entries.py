@@ -6,8 +6,9 @@ import pytest
 from sequencer_board import Board
 
 from shoal.errors import InternalError, Timeout
-from shoal.model.commands import SaveSnapshot
+from shoal.model.commands import Append, SaveSnapshot, Write
 from shoal.store import sequencer
+from shoal.types import ANY_VERSION
 
 
 @pytest.fixture
@@ -55,7 +56,17 @@ async def test_a_command_that_cannot_be_encoded_is_told_so_and_the_others_go_on(
     assert board.append().done() is False
     await board.through()
     assert board.failures == []
-    assert "cannot be encoded" in caplog.text
+    assert "cannot be stored" in caplog.text
+
+
+async def test_a_command_whose_read_set_cannot_be_named_is_told_so_and_the_others_go_on(board):
+    good = board.append("good")
+    bad = board.sequencer.submit(Append("main", [Write(["s"], ANY_VERSION, [])]), 1)
+    await board.through()
+    assert isinstance(bad.exception(), InternalError)
+    assert bad.exception().outcome == "not-applied"
+    assert good.result().position == 1
+    assert board.failures == []
 
 
 async def test_an_entry_that_cannot_be_encoded_though_its_commands_can_ends_the_node(board, monkeypatch):

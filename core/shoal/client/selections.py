@@ -18,6 +18,8 @@ BOUNDLESS = Limits(
     tags_per_event=2**16,
     tag_bytes=2**16,
     depth=512,
+    query_items=2**31,
+    writes_per_append=2**31,
 )
 """The board knows its limits; what is checked here is what cannot be sent at all."""
 
@@ -32,14 +34,6 @@ def whole(value: Any, pointer: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidRequest(f"{pointer} must be an int, not {type(value).__name__}", pointer=pointer)
     return int(value)
-
-
-def check_selection(selection: Any) -> None:
-    """What is in it, the board checks. Raises InvalidRequest for what is no EventFilter."""
-    if not isinstance(selection, EventFilter):
-        raise InvalidRequest(
-            f"selection must be an EventFilter, not {type(selection).__name__}", pointer="selection"
-        )
 
 
 def fits_parameters(selection: EventFilter) -> bool:

@@ -8,21 +8,15 @@ from urllib.parse import quote
 
 from shoal.client import wire
 from shoal.client.retry import Effect
-from shoal.client.selections import (
-    BOUNDLESS,
-    as_query,
-    check_selection,
-    filter_params,
-    fits_parameters,
-    stream_path,
-    whole,
-)
+from shoal.client.selections import BOUNDLESS, as_query, filter_params, fits_parameters, stream_path, whole
 from shoal.client.tail import Tail
 from shoal.client.transport import Reply, Request, Transport
 from shoal.errors import InternalError, InvalidRequest, NotFound, StreamNotFound, StreamTombstoned
 from shoal.ids import EventIds
 from shoal.model.commands import ProposedEvent, Write
 from shoal.model.payload import check_stream_id, check_writable_stream_id, prepare_all
+from shoal.model.query import check_condition, check_filter, check_query, tags_filter, types_filter
+from shoal.store.checks import check_each
 from shoal.types import (
     ANY_VERSION,
     NO_STREAM,
@@ -65,6 +59,9 @@ class RemoteStreams:
     async def append_many(
         self, writes: Sequence[StreamWrite], condition: Condition | None = None
     ) -> AppendedMany:
+        check_each(writes, StreamWrite, "/writes")
+        if condition is not None:
+            condition = check_condition(condition, BOUNDLESS)
         prepared: list[Write] = []
         for index, write in enumerate(writes):
             check_writable_stream_id(write.stream_id, BOUNDLESS, f"/writes/{index}/stream_id")
@@ -146,8 +143,7 @@ class RemoteStreams:
     async def read_by_event_types(
         self, types: Sequence[str], count: int = 100, after: int | None = None
     ) -> list[Event]:
-        _not_empty(types, "types")
-        return (await self.read_events(EventFilter(types=tuple(types)), after, count)).events
+        return (await self.read_events(types_filter(types), after, count)).events
 
     async def read_by_tags(
         self,
@@ -156,11 +152,10 @@ class RemoteStreams:
         count: int = 100,
         after: int | None = None,
     ) -> list[Event]:
-        _not_empty(tags, "tags")
-        selection = EventFilter(tags=tuple(tags), tags_match=match)
-        return (await self.read_events(selection, after, count)).events
+        return (await self.read_events(tags_filter(tags, match), after, count)).events
 
     async def query(self, query: Query, after: int | None = None, count: int = 100) -> EventsPage:
+        query = check_query(query, BOUNDLESS)
         body = wire.query_body(query, None if after is None else whole(after, "after"), whole(count, "count"))
         return self._page(await self._post("/query", body, Effect.NONE))
 
@@ -171,7 +166,7 @@ class RemoteStreams:
         count: int = 100,
         direction: Direction = "forward",
     ) -> EventsPage:
-        check_selection(selection)
+        selection = check_filter(selection, BOUNDLESS)
         if not fits_parameters(selection):
             if direction != "forward":
                 raise InvalidRequest("a query only reads forward over HTTP", pointer="direction")
@@ -184,7 +179,7 @@ class RemoteStreams:
     def tail(
         self, selection: EventFilter, after: int | None = None, stream_id: str | None = None
     ) -> AsyncIterator[Event | CaughtUp]:
-        check_selection(selection)
+        selection = check_filter(selection, BOUNDLESS)
         return Tail(self._transport, self.head, selection, stream_id).run(after)
 
     async def head(self) -> int:
@@ -252,11 +247,6 @@ class RemoteStreams:
         for event in events:
             self._transport.saw(event.position)
         return [event.event() for event in events]
-
-
-def _not_empty(values: Sequence[str], pointer: str) -> None:
-    if not values:
-        raise InvalidRequest(f"{pointer} must not be empty", pointer=pointer)
 
 
 def _appended_many(answer: wire.AppendedManyAnswer, writes: Sequence[Write]) -> AppendedMany:

@@ -25,6 +25,18 @@ def check_range(name: str, value: Any, low: int, high: int) -> None:
         raise InvalidRequest(f"{name} must be a whole number from {low} to {high}", pointer=name)
 
 
+def check_each(values: Any, kind: type, pointer: str) -> None:
+    """A list or tuple of nothing but `kind`. Raises InvalidRequest."""
+    if not isinstance(values, (list, tuple)):
+        raise InvalidRequest(f"{pointer} must be a list, not {type(values).__name__}", pointer=pointer)
+    for index, value in enumerate(values):
+        if not isinstance(value, kind):
+            where = f"{pointer}/{index}"
+            raise InvalidRequest(
+                f"{where} must be a {kind.__name__}, not {type(value).__name__}", pointer=where
+            )
+
+
 def is_backward(direction: Any) -> bool:
     """Whether a direction is backward. Raises InvalidRequest for anything but the two."""
     if direction not in ("forward", "backward"):

@@ -207,13 +207,13 @@ class Sequencer:
         proposal = Proposal(clock_us, reading.epoch_us, [pending.command for pending in batch])
         try:
             payload = encode(proposal)
+            needs = self._needs(batch)
         except Exception:  # noqa: BLE001 - a defect, whatever it is: found again below, command by command
-            self._propose_encodable(batch, use_reserve=use_reserve)
+            self._propose_sound(batch, use_reserve=use_reserve)
             return
         self._in_flight = batch
         self._proposal = proposal
         self._proposed = None
-        needs = self._needs(batch)
         self._fetched = None if needs else {}
         self._size = len(payload)
         self._consensus.propose(payload, self._on_proposed, use_reserve=use_reserve)
@@ -222,20 +222,21 @@ class Sequencer:
                 self.hand_over()
             self._fetcher.fetch(needs, self._on_fetched)
 
-    def _propose_encodable(self, batch: list[Pending], *, use_reserve: bool) -> None:
+    def _propose_sound(self, batch: list[Pending], *, use_reserve: bool) -> None:
         """Answer the commands that the checks should have refused; the others are not to suffer for them."""
         good: list[Pending] = []
         for pending in batch:
             try:
                 encode(Proposal(0, 0, [pending.command]))
+                self._needs([pending])
             except Exception as error:  # noqa: BLE001 - told to whoever sent it
                 pending.fail(InternalError(f"the command cannot be stored: {error!r}"))
-                _log.exception("a command cannot be encoded")
+                _log.exception("a command cannot be stored")
             else:
                 good.append(pending)
         if len(good) == len(batch):  # the proposal itself, then: nothing can be promised any more
             self._in_flight = batch
-            self._break(RuntimeError("an entry cannot be encoded, though each of its commands can"))
+            self._break(RuntimeError("an entry cannot be proposed, though each of its commands can"))
         elif good:
             self._propose(good, use_reserve=use_reserve)
         else:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Literal
 
-from shoal.errors import Ambiguous, InvalidRequest, NotFound
+from shoal.errors import Ambiguous, NotFound
 from shoal.ids import pack
 from shoal.model import payload
-from shoal.model.query import check_filter
+from shoal.model.query import check_filter, query_filter, tags_filter, types_filter
 from shoal.store.checks import check_range, is_backward
 from shoal.store.context import StoreContext
 from shoal.store.pages import take
@@ -32,9 +32,7 @@ class StoreReads:
         self, types: Sequence[str], count: int = 100, after: int | None = None
     ) -> list[Event]:
         """See shoal.store.api.Streams."""
-        if not types:
-            raise InvalidRequest("name at least one event type", pointer="types")
-        return await self._read_up_to(EventFilter(types=tuple(types)), after, count, "forward")
+        return await self._read_up_to(types_filter(types), after, count, "forward")
 
     async def read_by_tags(
         self,
@@ -44,14 +42,11 @@ class StoreReads:
         after: int | None = None,
     ) -> list[Event]:
         """See shoal.store.api.Streams."""
-        if not tags:
-            raise InvalidRequest("name at least one tag", pointer="tags")
-        selection = EventFilter(tags=tuple(tags), tags_match=match)
-        return await self._read_up_to(selection, after, count, "forward")
+        return await self._read_up_to(tags_filter(tags, match), after, count, "forward")
 
     async def query(self, query: Query, after: int | None = None, count: int = 100) -> EventsPage:
         """See shoal.store.api.Streams."""
-        return await self.read_events(EventFilter(query=query), after, count)
+        return await self.read_events(query_filter(query), after, count)
 
     async def _read_up_to(
         self, selection: EventFilter, after: int | None, count: int, direction: Direction
@@ -74,7 +69,7 @@ class StoreReads:
     ) -> EventsPage:
         """See shoal.store.api.Streams."""
         context = self._context
-        check_filter(selection, context.limits)
+        selection = check_filter(selection, context.limits)
         check_range("limit", count, 1, context.limits.page_events)
         if after is not None:
             check_range("after", after, 0, MAX_VERSION)

@@ -9,8 +9,8 @@ from shoal import telemetry
 from shoal.errors import BodyTooLarge, InvalidRequest, ShoalError
 from shoal.model import payload
 from shoal.model.commands import Append, DeleteStream, Write
-from shoal.model.query import check_filter, check_query
-from shoal.store.checks import check_expected_version, check_range, plain_version
+from shoal.model.query import check_condition, check_filter
+from shoal.store.checks import check_each, check_expected_version, check_range, plain_version
 from shoal.store.context import StoreContext
 from shoal.store.store_reads import StoreReads
 from shoal.store.stream_reads import StreamReads
@@ -47,6 +47,7 @@ class LocalStreams(StreamReads, StoreReads):
     ) -> AppendedMany:
         """See shoal.store.api.Streams."""
         context = self._context
+        check_each(writes, StreamWrite, "/writes")
         prepared = [
             Write(
                 write.stream_id,
@@ -64,8 +65,7 @@ class LocalStreams(StreamReads, StoreReads):
         context = self._context
         size = self._check_writes(writes)
         if condition is not None:
-            check_query(condition.query, context.limits, "/condition/query")
-            check_range("/condition/after", condition.after, 0, MAX_VERSION)
+            condition = check_condition(condition, context.limits)
         command = Append(context.name, writes, condition)
         if telemetry.enabled(telemetry.STREAM_WRITE_STOP):
             return self._append_observed(command, size)
@@ -142,7 +142,7 @@ class LocalStreams(StreamReads, StoreReads):
     ) -> AsyncIterator[Event | CaughtUp]:
         """See shoal.store.api.Streams."""
         context = self._context
-        check_filter(selection, context.limits)
+        selection = check_filter(selection, context.limits)
         if after is not None:
             check_range("after", after, 0, MAX_VERSION)
         at = context.memory.state.position if after is None else after

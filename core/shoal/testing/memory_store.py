@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import msgspec
 
 from shoal.clock import Clock
-from shoal.errors import Ambiguous, InvalidRequest, NotFound, StreamNotFound, StreamTombstoned, Timeout
+from shoal.errors import Ambiguous, NotFound, StreamNotFound, StreamTombstoned, Timeout
 from shoal.ids import EventIds, pack
 from shoal.model import aggregates
 from shoal.model.commands import Append, DeleteSnapshots, DeleteStream, SaveSnapshot, Write
@@ -32,7 +32,15 @@ from shoal.model.machine import (
     digest_of_row,
 )
 from shoal.model.payload import check_stream_id, encode_metadata, encode_value, prepare_all
-from shoal.model.query import compile_filter, compile_query
+from shoal.model.query import (
+    check_condition,
+    check_filter,
+    compile_filter,
+    compile_query,
+    query_filter,
+    tags_filter,
+    types_filter,
+)
 from shoal.types import (
     ANY_VERSION,
     MAX_VERSION,
@@ -152,6 +160,8 @@ class MemoryStreams:
 
     async def append_proposed(self, writes: list[Write], condition: Condition | None = None) -> AppendedMany:
         """Append what is checked and encoded already."""
+        if condition is not None:
+            condition = check_condition(condition, self._limits)
         result = await self._memory.run(Append(self._memory.name, writes, condition))
         if result is None:
             raise AssertionError("an append always has a result")
@@ -197,9 +207,7 @@ class MemoryStreams:
     async def read_by_event_types(
         self, types: Sequence[str], count: int = 100, after: int | None = None
     ) -> list[Event]:
-        if not types:
-            raise InvalidRequest("name at least one type", pointer="types")
-        return (await self.read_events(EventFilter(types=tuple(types)), after, count)).events
+        return (await self.read_events(types_filter(types), after, count)).events
 
     async def read_by_tags(
         self,
@@ -208,12 +216,10 @@ class MemoryStreams:
         count: int = 100,
         after: int | None = None,
     ) -> list[Event]:
-        if not tags:
-            raise InvalidRequest("name at least one tag", pointer="tags")
-        return (await self.read_events(EventFilter(tags=tuple(tags), tags_match=match), after, count)).events
+        return (await self.read_events(tags_filter(tags, match), after, count)).events
 
     async def query(self, query: Query, after: int | None = None, count: int = 100) -> EventsPage:
-        return await self.read_events(EventFilter(query=query), after, count)
+        return await self.read_events(query_filter(query), after, count)
 
     async def read_events(
         self,
@@ -222,7 +228,8 @@ class MemoryStreams:
         count: int = 100,
         direction: Direction = "forward",
     ) -> EventsPage:
-        matches, head = compile_filter(selection), self._memory.state.position
+        matches = compile_filter(check_filter(selection, self._limits))
+        head = self._memory.state.position
         rows = [row for row in self._memory.readable() if _selected(matches, row)]
         if direction == "forward":
             start, end = after or 0, head
@@ -236,7 +243,7 @@ class MemoryStreams:
     async def tail(
         self, selection: EventFilter, after: int | None = None, stream_id: str | None = None
     ) -> AsyncIterator[Event | CaughtUp]:
-        memory, matches = self._memory, compile_filter(selection)
+        memory, matches = self._memory, compile_filter(check_filter(selection, self._limits))
         position = memory.state.position if after is None else after
         caught_up = False
         while True:
