@@ -213,10 +213,23 @@ async def test_closing_twice_and_using_it_afterwards(tmp_path):
     await node.close()
     with pytest.raises(ShuttingDown):
         await waiting
-    with pytest.raises(ShuttingDown):
-        await store.streams.append("s", NO_STREAM, events(1))
-    with pytest.raises(ShuttingDown):
-        await store.streams.read("s")
+    streams, snapshots = store.streams, store.snapshots
+    for late in (
+        streams.append("s", NO_STREAM, events(1)),
+        streams.read("s"),
+        streams.read_all(),
+        streams.get_version("s"),
+        streams.find_event("id"),
+        streams.list_streams(),
+        streams.delete("s"),
+        snapshots.save("s", 1, {}),
+        snapshots.load("s"),
+        snapshots.list("s"),
+        snapshots.exists("s"),
+        store.aggregate("s"),
+    ):
+        with pytest.raises(ShuttingDown):
+            await late
 
 
 async def test_a_delete_is_seen_by_reads_that_began_after_it_though_sqlite_commits_meanwhile(tmp_path):

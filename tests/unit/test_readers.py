@@ -8,7 +8,7 @@ import apsw
 import pytest
 from node_kit import commit, events, opened, small
 
-from shoal.errors import DatabaseCorrupt, NotFound
+from shoal.errors import DatabaseCorrupt, NotFound, ShuttingDown
 from shoal.storage.writer import Writer
 from shoal.types import ANY_VERSION, NO_STREAM
 
@@ -72,6 +72,20 @@ async def test_reads_of_a_dropped_store_say_so(tmp_path):
         await node.drop_store("extra")
         with pytest.raises(NotFound):
             await reader.run_on_writer(lambda connection: connection.execute("SELECT 1").fetchall())
+
+
+async def test_reads_of_a_closed_store_say_so_also_those_under_way(tmp_path):
+    def interrupted(_connection):
+        reader.close()
+        raise apsw.CantOpenError("the files are closed")
+
+    async with opened(small(tmp_path)) as node:
+        reader = node.store("main")._context.reader
+        with pytest.raises(ShuttingDown):
+            await reader.run(interrupted)
+        for late in (reader.run, reader.run_on_writer):
+            with pytest.raises(ShuttingDown):
+                await late(lambda connection: connection)
 
 
 async def test_a_read_on_the_writers_connection_sees_what_is_not_committed(tmp_path):

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import apsw
 
-from shoal.errors import DatabaseCorrupt, NotFound, Timeout
+from shoal.errors import DatabaseCorrupt, NotFound, ShoalError, ShuttingDown, Timeout
 from shoal.storage.database import open_connection
 from shoal.storage.engine import fetch_one
 from shoal.storage.store_db import StoreDb, is_corrupt
@@ -110,14 +110,15 @@ class StoreReaders:
             running.expire()
 
     async def _await(self, worker: Submits, job: Callable[[], T]) -> T:
+        self._require_open()
         self.reads += 1
         future: asyncio.Future[Any] = self._loop.create_future()
         worker.submit(job, partial(_settle, future))
         try:
             result: T = await future
         except apsw.Error as error:
-            if self._closed or self._store() is None:
-                raise NotFound("the store was dropped") from error  # and its files went while it was read
+            if self._closed or self._store() is None:  # and its files went while it was read
+                raise self._gone() from error
             if not is_corrupt(error):
                 raise
             damaged = DatabaseCorrupt(
@@ -127,6 +128,16 @@ class StoreReaders:
             raise damaged from error
         else:
             return result
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise self._gone()
+
+    def _gone(self) -> ShoalError:
+        """Why nothing can be read any more."""
+        if self._store() is None:
+            return NotFound("the store was dropped")
+        return ShuttingDown("the store is closed")
 
     def _read(self, running: _Running, query: Callable[..., T], arguments: Sequence[Any]) -> T:
         connection = self._take()
@@ -141,7 +152,7 @@ class StoreReaders:
     def _read_on_writer(self, running: _Running, query: Callable[..., T], arguments: Sequence[Any]) -> T:
         store = self._store()
         if store is None:
-            raise NotFound("the store was dropped")
+            raise self._gone()
         connection = (
             store.connection
         )  # what was kept back is written: only the read itself may be interrupted

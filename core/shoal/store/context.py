@@ -55,17 +55,21 @@ class StoreContext:
             raise ShuttingDown(f"store {self.name!r} is closed")
         return memory
 
-    def submit(self, command: Command, stream_id: str, size: int) -> asyncio.Future[Any]:
-        """Queue a command in its stream's partition."""
+    def _require_open(self) -> None:
         if self._closed:
             raise ShuttingDown(f"store {self.name!r} is closed")
+
+    def submit(self, command: Command, stream_id: str, size: int) -> asyncio.Future[Any]:
+        """Queue a command in its stream's partition."""
+        self._require_open()
         lane = partition_hash(stream_id.encode(), self._partitions)
         return self.sequencer.submit(
             command, size, lane=lane, lane_limit=self._queue_limit, timeout_ms=self._timeout_ms
         )
 
     async def read_applied(self, query: Callable[..., T], *arguments: Any) -> T:
-        """A query on the writer's connection, which sees everything decided until now."""
+        """A query on the writer's connection, which sees everything decided until now. Raises ShuttingDown."""
+        self._require_open()
         self.sequencer.hand_over()
         return await self.reader.run_on_writer(query, *arguments)
 
