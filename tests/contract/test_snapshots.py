@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.errors import InvalidRequest, NotFound, StreamNotFound
+from shoal.errors import InvalidRequest, NotFound, StreamNotFound, StreamTombstoned
 from shoal.tagged import Overwrite, Sum
 from shoal.types import NO_STREAM, NewEvent
 
@@ -199,3 +199,11 @@ async def test_folding_what_is_not_there(store):
     await store.streams.delete("s")
     with pytest.raises(StreamNotFound):
         await store.aggregate("s")
+
+
+async def test_folding_what_was_deleted_for_ever(store):
+    await store.streams.append("s", NO_STREAM, [NewEvent("e", {})])
+    await store.streams.delete("s", hard=True)
+    for fold in ("left", "right"):
+        with pytest.raises(StreamTombstoned):
+            await store.aggregate("s", fold=fold)

@@ -6,14 +6,16 @@ import asyncio
 import threading
 
 import pytest
+from msgspec import structs
 from node_kit import commit, events, inline, opened, run, settle, small
 
 from shoal.config import StoreConfig
 from shoal.errors import StorageError, Timeout, TooBusy
 from shoal.node import Means
 from shoal.storage import queries
+from shoal.tagged import Sum
 from shoal.testing.clock import FakeClock
-from shoal.types import ANY_VERSION, NO_STREAM
+from shoal.types import ANY_VERSION, NO_STREAM, CaughtUp, EventFilter, Limits, NewEvent
 
 
 class Gauge:
@@ -206,3 +208,18 @@ async def test_the_file_of_another_node_in_a_stores_directory_is_refused(tmp_pat
     with pytest.raises(StorageError, match="another journal"):
         async with opened(small(tmp_path / "two", far)):
             pass
+
+
+async def test_small_pages_do_not_keep_folds_and_tails_from_working(tmp_path):
+    config = structs.replace(small(tmp_path), limits=Limits(page_events=2))
+    async with opened(config) as node:
+        store = node.store("main")
+        await store.streams.append("s", NO_STREAM, [NewEvent("e", {"n": Sum(1)}) for _ in range(5)])
+        for fold in ("left", "right"):
+            assert (await store.aggregate("s", fold=fold)).state == {"n": 5}
+        for stream_id in (None, "s"):
+            tail = store.streams.tail(EventFilter(), 0, stream_id)
+            found = [await anext(tail) for _ in range(6)]
+            assert [event.version for event in found[:5]] == [0, 1, 2, 3, 4]
+            assert isinstance(found[5], CaughtUp)
+            await tail.aclose()

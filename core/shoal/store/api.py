@@ -198,7 +198,10 @@ class Store(Protocol):
         fold: Literal["left", "right"] = "left",
         at: int | None = None,
     ) -> AggregateResult:
-        """Fold the stream (up to version `at`) from its latest usable snapshot. Raises StreamNotFound."""
+        """Fold the stream (up to version `at`) from its latest usable snapshot.
+
+        Raises StreamNotFound, StreamTombstoned.
+        """
 
     async def __aenter__(self) -> Self: ...
 

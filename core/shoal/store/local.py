@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Self
 
-from shoal.errors import InvalidRequest, StreamNotFound
+from shoal.errors import InvalidRequest
 from shoal.model import aggregates
+from shoal.model.payload import check_stream_id
 from shoal.store.checks import check_range
 from shoal.store.context import StoreContext
 from shoal.store.snapshots import LocalSnapshots
@@ -21,6 +22,7 @@ class LocalStore:
 
     def __init__(self, context: StoreContext) -> None:
         self._context = context
+        self._page = min(FOLD_PAGE, context.limits.page_events)
         self.on_close: Callable[[], Awaitable[None]] | None = None
         self.name = context.name
         self.streams = LocalStreams(context)
@@ -48,9 +50,8 @@ class LocalStore:
             raise InvalidRequest("fold is left or right", pointer="fold")
         if at is not None:
             check_range("at", at, 0, MAX_VERSION)
-        head = await self.streams.get_version(stream_id)
-        if head < 0:
-            raise StreamNotFound(stream_id)
+        check_stream_id(stream_id, self._context.limits)
+        head = (await self.streams.live_head(stream_id)).version
         last = head if at is None else min(at, head)
         if fold == "right":
             return AggregateResult(last, await self._fold_right(stream_id, last, finalize=finalize))
@@ -62,7 +63,7 @@ class LocalStore:
         state: dict[str, Any] = aggregates.aggregate([], snapshot, finalize=False)
         at: int | None = 0 if snapshot is None else snapshot.version + 1
         while at is not None and at <= last:
-            page = await self.streams.read_page(stream_id, at, FOLD_PAGE)
+            page = await self.streams.read_page(stream_id, at, self._page)
             state = aggregates.foldl([event for event in page.events if event.version <= last], state)
             at = page.next
         return aggregates.finalize(state) if finalize else state
@@ -72,7 +73,7 @@ class LocalStore:
         state: dict[str, Any] = {}
         at: int | None = last
         while at is not None:
-            page = await self.streams.read_page(stream_id, at, FOLD_PAGE, "backward")
+            page = await self.streams.read_page(stream_id, at, self._page, "backward")
             ordered: list[Event] = page.events[::-1]
             state = aggregates.foldr(ordered, state)
             at = page.next

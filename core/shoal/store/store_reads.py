@@ -139,7 +139,8 @@ class StoreReads:
         self, selection: EventFilter, at: int
     ) -> AsyncIterator[tuple[list[Event], int | None]]:
         """Pages for ever; with the head when it is reached, for the caller to wait beyond."""
+        count = min(TAIL_PAGE, self._context.limits.page_events)
         while True:
-            page = await self.read_events(selection, at, TAIL_PAGE)
+            page = await self.read_events(selection, at, count)
             at = max(at, page.next)
             yield page.events, max(at, page.head) if at >= page.head else None

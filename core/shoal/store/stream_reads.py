@@ -74,11 +74,7 @@ class StreamReads:
         """Versions below the tail's first come from SQLite, the rest from the tail as it is now."""
         context = self._context
         memory = context.memory
-        head = memory.head(stream_id) if memory.knows(stream_id) else await self._fetch_head(stream_id)
-        if head is not None and head.tombstoned:
-            raise StreamTombstoned(stream_id)
-        if head is None or not head.live:
-            raise StreamNotFound(stream_id)
+        head = await self.live_head(stream_id)
         low, high = head.visible_from, head.version
         if backward:
             high = high if start is None else min(start, high)
@@ -98,6 +94,19 @@ class StreamReads:
             rows = _join(stored, in_tail, edge - low + 1, count, backward=backward, last=min(high, edge))
         return _stream_page(stream_id, head, take(rows, context.limits.page_bytes), low, backward=backward)
 
+    async def live_head(self, stream_id: str) -> Head:
+        """The head of a stream with events that can be read. Raises StreamNotFound, StreamTombstoned."""
+        head = await self._head(stream_id)
+        if head is not None and head.tombstoned:
+            raise StreamTombstoned(stream_id)
+        if head is None or not head.live:
+            raise StreamNotFound(stream_id)
+        return head
+
+    async def _head(self, stream_id: str) -> Head | None:
+        memory = self._context.memory
+        return memory.head(stream_id) if memory.knows(stream_id) else await self._fetch_head(stream_id)
+
     async def _fetch_head(self, stream_id: str) -> Head | None:
         found: Head | None = await self._context.reader.run(self._context.queries.head, stream_id)
         memory = self._context.memory
@@ -115,8 +124,7 @@ class StreamReads:
     async def get_version(self, stream_id: str) -> int:
         """See shoal.store.api.Streams."""
         payload.check_stream_id(stream_id, self._context.limits)
-        memory = self._context.memory
-        head = memory.head(stream_id) if memory.knows(stream_id) else await self._fetch_head(stream_id)
+        head = await self._head(stream_id)
         return NO_STREAM if head is None else head.actual
 
     async def exists(self, stream_id: str) -> bool:
@@ -169,10 +177,11 @@ class StreamReads:
         version: int | None = found
         if version is None:
             version = context.memory.first_version(stream_id)
+        count = min(TAIL_PAGE, context.limits.page_events)
         while True:
             head = context.memory.state.position
             try:
-                page = await self._read_page(stream_id, version, TAIL_PAGE, backward=False)
+                page = await self._read_page(stream_id, version, count, backward=False)
             except (StreamNotFound, StreamTombstoned):
                 yield [], head
                 continue
