@@ -95,16 +95,15 @@ def test_a_good_filter_and_query_pass() -> None:
     check_filter(EventFilter(("t",), ("a",), "all", "order-*", query), LIMITS)
 
 
-<<<<<<< HEAD
 def test_what_is_no_filter_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="selection must be an EventFilter, not str") as caught:
         check_filter("z", LIMITS)  # type: ignore[arg-type]
     assert caught.value.pointer == "selection"
-=======
+
+
 def test_lists_become_tuples_and_what_repeats_an_item_goes() -> None:
     query = check_query(Query([QueryItem(["t"], ["a"]), QueryItem(("t",), ("a",)), QueryItem()]), LIMITS)
     assert query == Query((QueryItem(("t",), ("a",)), QueryItem()))
     assert hash(check_condition(Condition(Query([QueryItem(["t"])]), 3), LIMITS))
     selection = check_filter(EventFilter(["t"], ["a"], query=Query([QueryItem(["t"])])), LIMITS)
     assert selection == EventFilter(("t",), ("a",), query=Query((QueryItem(("t",)),)))
->>>>>>> 268867f (Queries, conditions and selections of wrong types are refused, lists taken; a command without a read set spoils no others)

@@ -72,7 +72,8 @@ def check_filter(selection: Any, limits: Limits, pointer: str = "") -> EventFilt
     """`selection` with tuples for lists. Raises InvalidRequest if a part of it can never be meant."""
     if not isinstance(selection, EventFilter):
         raise InvalidRequest(
-            f"selection must be an EventFilter, not {type(selection).__name__}", pointer=pointer or "selection"
+            f"selection must be an EventFilter, not {type(selection).__name__}",
+            pointer=pointer or "selection",
         )
     types, tags = _check_alternatives(selection.types, selection.tags, limits, pointer)
     if selection.tags_match not in ("any", "all"):
