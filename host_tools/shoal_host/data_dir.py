@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from shoal.errors import DataDirLocked, NotFound, StorageError
+from shoal.errors import NotFound
 
 
 def require_board(data_dir: Path) -> None:
@@ -51,16 +51,3 @@ def in_use(data_dir: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def is_damaged(data_dir: Path) -> bool:
-    """Whether the files are not as they were stored; reads all of them, as `shoal verify` does."""
-    from shoal.storage.verify import verify
-
-    try:
-        require_board(data_dir)
-        return not verify(data_dir).ok
-    except (NotFound, DataDirLocked, OSError):
-        return False
-    except StorageError:
-        return True

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from shoal.address import split_address
-from shoal.errors import ConfigError, Unauthorized, Unavailable
+from shoal.errors import ConfigError, ShoalError, Unauthorized, Unavailable
 from shoal_host.children import Child
-from shoal_host.data_dir import in_use, is_damaged
-from shoal_host.exits import DAMAGED, ERROR, USAGE, Failure
+from shoal_host.data_dir import in_use
+from shoal_host.exits import ERROR, USAGE, Failure, exit_code
 from shoal_host.own_token import OwnToken
 
 if TYPE_CHECKING:
@@ -103,13 +103,31 @@ async def start_node(data_dir: Path, listen: str, token: OwnToken, heard: Callab
     try:
         info = await _until_ready(child, url, token.text)
     except Died as error:
-        if error.exit_code == ERROR and await asyncio.to_thread(is_damaged, data_dir):
-            error.exit_code = DAMAGED
+        if error.exit_code == ERROR:
+            error.exit_code = await _code_of_opening(data_dir)
         raise
     except BaseException:
         await child.stop(STOP_S)
         raise
     return LocalNode(info["node"]["node_id"], url, data_dir, child, token)
+
+
+async def _code_of_opening(data_dir: Path) -> int:
+    """The exit code for what keeps `shoald` from opening its directory, of which it only says that it failed.
+
+    Opens it once more in this process, and so hears the error itself.
+    """
+    from shoal.__main__ import read_config
+    from shoal.node import Node
+
+    try:
+        node = await Node.open(read_config({"data_dir": str(data_dir)}, os.environ))
+    except ShoalError as error:
+        return exit_code(error)
+    except OSError:
+        return ERROR
+    await node.close()
+    return ERROR
 
 
 async def start_agent(node: LocalNode, interval_s: float, heard: Callable[[str], None]) -> Child:

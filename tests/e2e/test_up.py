@@ -184,8 +184,8 @@ async def test_an_up_that_finds_the_directory_in_use_leaves_its_tokens_alone(tmp
         assert await asyncio.wait_for(first.wait(), PATIENCE_S) == 0
 
 
-@pytest.mark.parametrize("as_json", [True, False])
-async def test_a_damaged_directory_ends_with_7(tmp_path: Path, *, as_json: bool) -> None:
+@pytest.mark.parametrize(("missing", "as_json"), [(False, True), (False, False), (True, False)])
+async def test_a_damaged_directory_ends_with_7(tmp_path: Path, *, missing: bool, as_json: bool) -> None:
     board = Shoald(tmp_path / "data")
     await board.start()
     events = [{"event_type": "t", "data": f"reading {number}"} for number in range(9)]
@@ -195,7 +195,10 @@ async def test_a_damaged_directory_ends_with_7(tmp_path: Path, *, as_json: bool)
                 assert answer.status == 201
     await board.kill9()
     (segment,) = (board.data_dir / "journal").glob("*.seg")
-    segment.write_bytes(segment.read_bytes().replace(b"reading 3", b"reading x"))
+    if missing:
+        segment.unlink()
+    else:
+        segment.write_bytes(segment.read_bytes().replace(b"reading 3", b"reading x"))
     async with up(board.data_dir, *(["--json"] if as_json else [])) as process:
         assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 7
         assert process.stdout is not None
@@ -203,7 +206,7 @@ async def test_a_damaged_directory_ends_with_7(tmp_path: Path, *, as_json: bool)
         said = (await process.stderr.read()).decode()
         assert await process.stdout.read() == b""
         detail = json.loads(said)["error"]["detail"] if as_json else said
-        assert "was durable and is damaged" in detail
+        assert ("the journal is missing" if missing else "was durable and is damaged") in detail
 
 
 async def test_a_board_that_dies_is_reported(tmp_path: Path) -> None:
