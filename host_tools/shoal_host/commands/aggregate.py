@@ -5,8 +5,6 @@ from __future__ import annotations
 import click
 import msgspec
 
-from shoal.errors import StreamNotFound
-from shoal.store.api import Store
 from shoal.types import MAX_VERSION, AggregateResult
 from shoal_host.exits import visible
 from shoal_host.options import NAME, Target, target_options, with_store
@@ -39,17 +37,12 @@ def aggregate(
 
     Fields tagged {"$sum": n} add up, all others replace. With --json one document: {"version", "state"}.
     """
-
-    async def folded(store: Store) -> AggregateResult:
-        try:
-            return await store.aggregate(
-                stream_id, finalize=not tagged, fold="right" if fold == "right" else "left", at=at
-            )
-        except StreamNotFound:
-            await store.streams.read_page(stream_id, None, 1)  # says so if it is gone for ever
-            raise
-
-    result = with_store(target, folded)
+    result: AggregateResult = with_store(
+        target,
+        lambda store: store.aggregate(
+            stream_id, finalize=not tagged, fold="right" if fold == "right" else "left", at=at
+        ),
+    )
     if as_json:
         print_json(result)
         return
