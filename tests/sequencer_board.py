@@ -10,7 +10,7 @@ from shoal.model.commands import Append, ProposedEvent, Write, decode
 from shoal.model.event_time import EventTime
 from shoal.model.machine import Head, RowsAppended, StoredId, StoreState, StreamDeleted
 from shoal.store.memory import StoreMemory
-from shoal.store.ports import Proposed, ReadSet
+from shoal.store.ports import Proposed, ReadSet, Search
 from shoal.store.sequencer import Sequencer
 from shoal.testing.clock import FakeClock
 from shoal.types import ANY_VERSION
@@ -27,7 +27,9 @@ class Board:
         self.applied: list[Any] = []
         self.heads: dict[str, Head] = {}
         self.ids: dict[tuple[str, Any], StoredId] = {}
-        self.hits: dict[Any, int] = {}
+        self.searches: list[Search] = []
+        self.found: list[Any] = []
+        """What searches find, one after the other: a hit, None, an error, or a future of one of them."""
         self.backlog = 0
         self.index = 0
         self.failures: list[BaseException] = []
@@ -60,6 +62,15 @@ class Board:
     def fetch(self, needs, done):
         self.fetches.append((needs, done))
 
+    async def first_match(self, search):
+        self.searches.append(search)
+        found = self.found.pop(0)
+        if isinstance(found, asyncio.Future):
+            found = await found
+        if isinstance(found, Exception):
+            raise found
+        return found
+
     def answer_fetch(self):
         needs, done = self.fetches.pop(0)
         found = {}
@@ -67,7 +78,6 @@ class Board:
             found[need.store] = ReadSet(
                 {name: self.heads.get(name) for name in need.heads},
                 {key: self.ids[key] for key in self.ids if key[0] in need.ids},
-                {key: self.hits.get(key) for key in need.conditions},
             )
         done(found)
 
@@ -79,7 +89,7 @@ class Board:
         done(outcome)
 
     async def turn(self):
-        for _ in range(3):
+        for _ in range(5):
             await asyncio.sleep(0)
 
     async def through(self):
@@ -91,8 +101,10 @@ class Board:
             self.sync()
             await self.turn()
 
-    def append(self, stream_id="s", expected=ANY_VERSION, *, lane=0, condition=None, size=10, **more):
-        event = ProposedEvent(f"id-{next(numbers)}", False, "e", b"1")
+    def append(
+        self, stream_id="s", expected=ANY_VERSION, *, kind="e", lane=0, condition=None, size=10, **more
+    ):
+        event = ProposedEvent(f"id-{next(numbers)}", False, kind, b"1")
         command = Append("main", [Write(stream_id, expected, [event])], condition)
         return self.sequencer.submit(command, size, lane=lane, **more)
 

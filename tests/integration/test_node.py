@@ -251,7 +251,7 @@ async def test_a_delete_is_seen_by_reads_that_began_after_it_though_sqlite_commi
             async def run(self, query, *arguments):
                 rows = await context.reader_before.run(query, *arguments)
                 await commit(node)
-                assert not context.memory.has_deletes
+                assert not context.memory.hidden()
                 return rows
 
         context.reader_before, context.reader = context.reader, Slow()

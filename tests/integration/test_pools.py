@@ -10,12 +10,23 @@ from msgspec import structs
 from node_kit import commit, events, inline, opened, run, settle, small
 
 from shoal.config import StoreConfig
-from shoal.errors import StorageError, Timeout, TooBusy
+from shoal.errors import InternalError, StorageError, Timeout, TooBusy
 from shoal.node import Means
 from shoal.storage import queries
 from shoal.tagged import Sum
 from shoal.testing.clock import FakeClock
-from shoal.types import ANY_VERSION, NO_STREAM, CaughtUp, EventFilter, Limits, NewEvent
+from shoal.types import (
+    ANY_VERSION,
+    NO_STREAM,
+    CaughtUp,
+    Condition,
+    EventFilter,
+    Limits,
+    NewEvent,
+    Query,
+    QueryItem,
+    StreamWrite,
+)
 
 
 class Gauge:
@@ -208,6 +219,55 @@ async def test_the_file_of_another_node_in_a_stores_directory_is_refused(tmp_pat
     with pytest.raises(StorageError, match="another journal"):
         async with opened(small(tmp_path / "two", far)):
             pass
+
+
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
+
+
+def when_none(kind):
+    return Condition(Query((QueryItem((kind,)),)))
+
+
+@pytest.fixture
+def an_endless_condition(monkeypatch):
+    """Looking for events of type `endless` never ends by itself."""
+    look = queries.first_match
+
+    def first_match(connection, query, *arguments):
+        if query.items[0].types == ("endless",):
+            connection.execute(ENDLESS).fetchall()
+        return look(connection, query, *arguments)
+
+    monkeypatch.setattr(queries, "first_match", first_match)
+
+
+@pytest.mark.usefixtures("an_endless_condition")
+async def test_an_append_that_is_cancelled_leaves_no_search_behind(tmp_path):
+    async with opened(small(tmp_path, StoreConfig("main", reader_pool_size=1))) as node:
+        streams = node.store("main").streams
+        await streams.append("s", NO_STREAM, events(1))
+        await commit(node)
+        append = asyncio.ensure_future(
+            streams.append_many([StreamWrite("s", ANY_VERSION, events(1))], when_none("endless"))
+        )
+        await asyncio.sleep(0.1)
+        append.cancel()
+        assert len(await streams.read_all()) == 1  # on the only reader
+
+
+async def test_a_condition_that_sqlite_refuses_fails_its_append_alone(tmp_path, monkeypatch):
+    def refused(connection, *_arguments):
+        connection.execute("SELECT nonsense")
+
+    async with opened(small(tmp_path)) as node:
+        streams = node.store("main").streams
+        await streams.append("s", NO_STREAM, events(1))
+        await commit(node)
+        monkeypatch.setattr(queries, "first_match", refused)
+        with pytest.raises(InternalError):
+            await streams.append_many([StreamWrite("s", ANY_VERSION, events(1))], when_none("x"))
+        assert await streams.append("s", 0, events(1)) == 1
+        assert not node.failed.done()
 
 
 async def test_small_pages_do_not_keep_folds_and_tails_from_working(tmp_path):

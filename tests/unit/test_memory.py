@@ -92,9 +92,9 @@ def test_a_delete_hides_rows_until_sqlite_has_it(memory):
     assert not memory.hides(row("a", 4, 8))
     readable = memory.readable_now()
     memory.forget(6, 6)
-    assert memory.has_deletes
+    assert memory.hidden()
     memory.forget(7, 6)
-    assert not memory.has_deletes
+    assert not memory.hidden()
     assert not memory.hides(row("a", 3, 6))
     assert readable([row("a", 3, 6), row("b", 1, 5), row("a", 4, 9)]) == [row("b", 1, 5), row("a", 4, 9)]
 
@@ -104,10 +104,10 @@ def test_a_stream_deleted_twice_stays_hidden_until_the_second_is_committed(memor
     memory.apply(8, appended(row("a", 4, 7)))
     memory.apply(9, StreamDeleted("a", Head(4, 5, tombstoned=True)))
     memory.forget(7, 6)
-    assert memory.has_deletes
+    assert memory.hidden()
     assert memory.hides(row("a", 4, 7))
     memory.forget(9, 7)
-    assert not memory.has_deletes
+    assert not memory.hidden()
 
 
 def test_matching_selects_counts_and_turns_round():
@@ -138,3 +138,22 @@ def test_heads_that_must_stay_stay(memory, monkeypatch):
     memory.forget(7, 6)
     memory.trim()
     assert not any(memory.knows(name) for name in ("a", "b", "deleted"))
+
+
+def test_what_is_hidden_is_told_with_the_first_version_that_is_not(memory):
+    assert memory.hidden() == {}
+    memory.apply(7, StreamDeleted("a", Head(3, 4)))
+    assert memory.hidden() == {"a": 4}
+    memory.apply(8, StreamDeleted("a", Head(3, 4, tombstoned=True)))
+    assert memory.hidden()["a"] > 2**53
+
+
+def test_an_event_is_shown_until_a_delete_may_have_hidden_it(memory):
+    assert memory.shows("a", 3, 0)
+    assert memory.shows("elsewhere", 3, 0)
+    memory.apply(7, StreamDeleted("a", Head(3, 4)))
+    assert memory.deletes == 1
+    assert not memory.shows("a", 3, 0)
+    assert memory.shows("b", 1, 0)  # another stream, whose head is known
+    assert not memory.shows("elsewhere", 3, 0)  # nobody knows
+    assert memory.shows("elsewhere", 3, 1)

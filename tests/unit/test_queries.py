@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal.model.query import compile_query
 from shoal.storage import queries
 from shoal.storage.database import open_connection
 from shoal.storage.schema import STORE_MIGRATIONS, migrate
-from shoal.store.ports import Bounds
+from shoal.store.ports import Bounds, Hit
 from shoal.types import EventFilter, Query, QueryItem
 from shoal.wildcard import compile_wildcard
 
@@ -208,3 +209,86 @@ def test_globs_mean_what_our_wildcards_mean(connection, pattern, text):
     assert bool(matched) == compile_wildcard(pattern)(text)
     literal = connection.execute("SELECT ? GLOB ?", (text, queries.glob_literal(pattern))).fetchone()[0]
     assert bool(literal) == (pattern == text)
+
+
+# ------------------------------------------------------------------------------- the first match
+
+
+class Searched:
+    """A connection that notes up to which position each statement looked."""
+
+    def __init__(self, connection):
+        self.connection = connection
+        self.up_to = []
+
+    def execute(self, sql, arguments=()):
+        if sql.startswith("SELECT e.position"):
+            self.up_to.append(arguments[-2])
+        return self.connection.execute(sql, arguments)
+
+
+def searched(connection, *items):
+    noted = Searched(connection)
+    queries.first_match(noted, Query(items), 1, EVENTS)
+    return noted.up_to
+
+
+ITEMS = st.lists(
+    st.builds(
+        QueryItem,
+        st.lists(st.sampled_from("xyz?"), max_size=2).map(tuple),
+        st.lists(st.sampled_from("abcd?"), max_size=4).map(tuple),
+    ),
+    min_size=1,
+    max_size=3,
+)
+HIDDEN = st.dictionaries(
+    st.sampled_from([f"s{n}" for n in range(1, STREAMS)]), st.sampled_from([0, 3, 2**60])
+)
+
+
+@given(ITEMS, st.integers(1, EVENTS), st.integers(1, 2 * EVENTS), HIDDEN, st.sampled_from([1, 7, 4_096]))
+def test_the_first_match_is_the_first_of_all(connection, items, low, high, hidden, first_range):
+    matches = compile_query(Query(tuple(items)))
+    first = None
+    for position in range(low, min(high, EVENTS) + 1):
+        n = position - 1
+        stream = f"s{n % STREAMS}" if n % STREAMS else "$s0"
+        tags = [tag for index, tag in enumerate("abcd", start=1) if n % (index + 1) == 0]
+        shown = n // STREAMS >= hidden.get(stream, 0)
+        if first is None and shown and matches(stream, "xyz"[n % 3], tags):
+            first = Hit(position, stream, n // STREAMS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queries, "FIRST_RANGE", first_range)
+        assert queries.first_match(connection, Query(tuple(items)), low, high, hidden) == first
+
+
+def test_the_same_item_many_times_costs_what_it_costs_once(connection):
+    items = (QueryItem(("x",), ("a", "b")), QueryItem((), ("d",)))
+    assert searched(connection, *items * 32) == searched(connection, *items)
+
+
+def test_a_match_at_once_spares_looking_for_those_of_other_items(connection, monkeypatch):
+    monkeypatch.setattr(queries, "FIRST_RANGE", 8)
+    at_2, at_1, at_3 = QueryItem(("y",)), QueryItem((), ("a", "b", "c", "d")), QueryItem(("z",))
+    assert searched(connection, at_3, at_2, at_1, at_3) == [8, 2, 1]
+    assert searched(connection, QueryItem(("x",), ("a", "b")))[0] == 8
+
+
+def test_an_item_may_have_more_tags_than_sqlite_joins_tables(connection):
+    connection.execute("BEGIN")
+    try:
+        tags = tuple(f"many-{n}" for n in range(64))
+        for number, name in enumerate(tags, start=10):
+            connection.execute("INSERT INTO tag VALUES (?, ?, 2)", (number, name))
+            connection.executemany("INSERT INTO tagged VALUES (?, ?)", [(number, 7), (number, 9)])
+        connection.execute("DELETE FROM tagged WHERE tag = 73 AND position = 7")
+        for types in ((), ("z",)):
+            query = Query((QueryItem(types, tags),))
+            assert queries.first_match(connection, query, 1, EVENTS).position == 9
+            rows, complete = queries.event_rows(connection, EventFilter(query=query), bounds(low=1))
+            assert ([row[2] for row in rows], complete) == ([9], True)
+        connection.execute("UPDATE type SET events = 1 WHERE name = 'z'")  # the type leads now
+        assert queries.first_match(connection, query, 1, EVENTS).position == 9
+    finally:
+        connection.execute("ROLLBACK")

@@ -8,7 +8,6 @@ import pytest
 from sequencer_board import Board
 
 from shoal.errors import (
-    ConditionFailed,
     DiskFull,
     NotFound,
     ShuttingDown,
@@ -27,7 +26,7 @@ from shoal.model.commands import (
 from shoal.model.machine import Head
 from shoal.store import memory as memory_module
 from shoal.store import sequencer
-from shoal.types import ANY_VERSION, NO_STREAM, Condition, Query, QueryItem
+from shoal.types import ANY_VERSION, NO_STREAM
 
 
 @pytest.fixture
@@ -325,33 +324,3 @@ async def test_commands_for_a_dropped_store_never_reach_its_namesake(board):
     assert create.exception() is None
     assert board.sequencer.stores["main"].state.position == 0
     assert board.sequencer.waiting == 0
-
-
-CONDITION = Condition(Query((QueryItem(("hit",)),)), 0)
-
-
-async def test_a_condition_is_checked_in_the_database_and_in_the_tail(board):
-    board.hits[CONDITION.query, 0] = 7
-    refused = board.append(condition=CONDITION)
-    await board.through()
-    assert isinstance(refused.exception(), ConditionFailed)
-    assert refused.exception().position == 7
-    assert board.append(condition=Condition(CONDITION.query, 9))
-    await board.through()
-
-
-async def test_a_condition_after_a_delete_waits_for_the_next_entry_and_asks_the_writer(board):
-    board.heads["s"] = Head(0)
-    board.sequencer.submit(DeleteStream("main", "s", ANY_VERSION, False), 1)
-    conditional, other = board.append("t", condition=CONDITION), board.append("u", lane=1)
-    await board.turn()
-    assert len(commands(board)) == 2
-    board.answer_fetch()
-    board.sync()
-    await board.turn()
-    ((need,), _) = board.fetches[0]
-    assert need.on_writer
-    assert len(board.applied) == 1  # handed over before, so that the writer sees the delete
-    await board.through()
-    assert conditional.exception() is None
-    assert other.exception() is None

@@ -26,7 +26,7 @@ from shoal.storage.schema import CATALOG_MIGRATIONS
 from shoal.storage.segment import Identity, Record
 from shoal.storage.store_db import StoreDb
 from shoal.store.ports import ApplyEntry, Need, ReadSet, StoreChanges
-from shoal.types import Query
+from shoal.types import MAX_VERSION, Query
 
 CATALOG = "catalog.db"
 STORES_DIGEST = "stores_digest"
@@ -365,20 +365,18 @@ class _SqlView:
         return queries.stored_ids(self._connection, stream_id, [event_id]).get(event_id)
 
     def first_match(self, query: Query, after: int) -> int | None:
-        return queries.first_match(self._connection, query, after + 1, 2**62)
+        hit = queries.first_match(self._connection, query, after + 1, MAX_VERSION)
+        return None if hit is None else hit.position
 
 
 def fetch_one(connection: apsw.Connection, need: Need) -> ReadSet:
     """One store's read set from one connection, in one snapshot of the file."""
     found = ReadSet()
-    high = 2**62 if need.on_writer else need.base
     for stream_id in need.heads:
         found.heads[stream_id] = queries.head(connection, stream_id)
     for stream_id, event_ids in need.ids.items():
         for event_id, stored in queries.stored_ids(connection, stream_id, event_ids).items():
             found.ids[stream_id, event_id] = stored
-    for query, after in need.conditions:
-        found.conditions[query, after] = queries.first_match(connection, query, after + 1, high)
     return found
 
 

@@ -7,14 +7,15 @@ rest is the in-memory tail's. Rows come in the field order of `shoal.types.Event
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import apsw
 
 from shoal.model.machine import Head, Row, StoredId, digest_of_row
 from shoal.store.pages import take
-from shoal.store.ports import Bounds
+from shoal.store.ports import Bounds, Hit
 from shoal.types import EventFilter, Query, QueryItem, Snapshot, StreamInfo
 
 _FIELDS = (
@@ -23,8 +24,15 @@ _FIELDS = (
 )
 _READABLE = "e.version >= s.visible_from AND s.tombstoned = 0"
 _JOINS = "JOIN stream s ON s.id = e.stream JOIN type t ON t.id = e.type"
+_EVERYTHING = f"event e {_JOINS} WHERE 1"
+_JOINED_TAGS = 8
+FIRST_RANGE = 4_096
+"""Positions that `first_match` looks at first."""
 SCAN_ROWS = 20_000
 """Rows looked at per page when only a stream pattern selects: `next` moves on past them."""
+
+
+_Branch = tuple[str, tuple[Any, ...]]
 
 
 def _order(bounds: Bounds) -> str:
@@ -92,10 +100,9 @@ def version_after(connection: apsw.Connection, stream_id: str, position: int) ->
 
 def event_rows(connection: apsw.Connection, selection: EventFilter, bounds: Bounds) -> tuple[list[Row], bool]:
     """Readable events that match, in position order, and whether all positions in bounds were looked at."""
-    items = _items(selection)
-    if items is None:
+    if _items(selection) is None:
         return _scan(connection, selection, bounds)
-    branches = [branch for item in items for branch in _branches(connection, item)]
+    branches = _all_branches(connection, selection)
     if len(branches) == 1:
         sql, arguments = branches[0]
         rows = connection.execute(*_select(f"s.name, {_FIELDS}", sql, arguments, selection, bounds))
@@ -128,7 +135,7 @@ def _items(selection: EventFilter) -> Sequence[QueryItem] | None:
         items = [QueryItem(item.types, (*item.tags, tag)) for item in items for tag in selection.tags]
     elif selection.tags:
         items = [QueryItem(item.types, (*item.tags, *selection.tags)) for item in items]
-    found = list(items)
+    found = list(dict.fromkeys(items))
     return None if any(not item.types and not item.tags for item in found) else found
 
 
@@ -138,7 +145,12 @@ def _of_types(item: QueryItem, types: tuple[str, ...]) -> QueryItem | None:
     return QueryItem(both, item.tags) if both else None
 
 
-_Branch = tuple[str, tuple[Any, ...]]
+def _all_branches(connection: apsw.Connection, selection: EventFilter) -> list[_Branch]:
+    """What `_branches` gives for each item, without repetitions; one over all events when every event matches."""
+    items = _items(selection)
+    if items is None:
+        return [(_EVERYTHING, ())]
+    return list(dict.fromkeys(branch for item in items for branch in _branches(connection, item)))
 
 
 def _branches(connection: apsw.Connection, item: QueryItem) -> list[_Branch]:
@@ -149,27 +161,38 @@ def _branches(connection: apsw.Connection, item: QueryItem) -> list[_Branch]:
         return []
     tags.sort(key=lambda numbered: numbered[1])
     if tags and (not types or tags[0][1] <= sum(events for _, events in types)):
-        sql = "tagged a JOIN event e ON e.position = a.position"
-        arguments: list[Any] = []
-        for i, (tag, _) in enumerate(tags[1:]):
-            sql += f" JOIN tagged b{i} ON b{i}.tag = ? AND b{i}.position = a.position"
-            arguments.append(tag)
-        where = "a.tag = ?"
-        arguments.append(tags[0][0])
+        joins, where, arguments = _having_tags("a", [tag for tag, _ in tags[1:]])
+        sql = f"tagged a JOIN event e ON e.position = a.position{joins} {_JOINS} WHERE a.tag = ?{where}"
+        arguments = (*arguments[:_JOINED_TAGS], tags[0][0], *arguments[_JOINED_TAGS:])
         if types:
-            where += f" AND e.type IN ({','.join('?' * len(types))})"
-            arguments.extend(number for number, _ in types)
-        return [(f"{sql} {_JOINS} WHERE {where}", tuple(arguments))]
+            sql += f" AND e.type IN ({_marks(types)})"
+            arguments += tuple(number for number, _ in types)
+        return [(sql, arguments)]
+    joins, where, arguments = _having_tags("e", [tag for tag, _ in tags])
+    sql = f"event e INDEXED BY event_by_type{joins} {_JOINS} WHERE e.type = ?{where}"
+    return [(sql, (*arguments[:_JOINED_TAGS], number, *arguments[_JOINED_TAGS:])) for number, _ in types]
+
+
+def _having_tags(driver: str, tags: Sequence[int]) -> tuple[str, str, tuple[int, ...]]:
+    """Joins, and a condition after them, for events that carry all of `tags`; arguments in that order.
+
+    The rarest are joined, one look-up each; the rest is counted, because SQLite joins at most 64 tables.
+    """
+    joined, counted = tags[:_JOINED_TAGS], tags[_JOINED_TAGS:]
     joins = "".join(
-        f" JOIN tagged b{i} ON b{i}.tag = ? AND b{i}.position = e.position" for i in range(len(tags))
+        f" JOIN tagged b{i} ON b{i}.tag = ? AND b{i}.position = {driver}.position" for i in range(len(joined))
     )
-    return [
-        (
-            f"event e INDEXED BY event_by_type{joins} {_JOINS} WHERE e.type = ?",
-            (*(tag for tag, _ in tags), number),
+    where = ""
+    if counted:
+        where = (
+            f" AND (SELECT count(*) FROM tagged c WHERE c.tag IN ({_marks(counted)}) "  # noqa: S608 - constants
+            f"AND c.position = {driver}.position) = {len(counted)}"
         )
-        for number, _ in types
-    ]
+    return joins, where, (*joined, *counted)
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ",".join("?" * len(values))
 
 
 def _numbers(connection: apsw.Connection, table: str, names: Sequence[str]) -> list[tuple[int, int]]:
@@ -206,8 +229,7 @@ def _scan(connection: apsw.Connection, selection: EventFilter, bounds: Bounds) -
             bounds = bounds._replace(low=bounds.high - SCAN_ROWS + 1)
         else:
             bounds = bounds._replace(high=bounds.low + SCAN_ROWS - 1)
-    source = f"event e {_JOINS} WHERE 1"
-    rows = connection.execute(*_select(f"s.name, {_FIELDS}", source, (), selection, bounds))
+    rows = connection.execute(*_select(f"s.name, {_FIELDS}", _EVERYTHING, (), selection, bounds))
     taken = take(rows, bounds.max_bytes)
     full = len(taken) == bounds.limit or _size(taken) > bounds.max_bytes
     return taken, complete and not full
@@ -222,11 +244,51 @@ def scanned_through(bounds: Bounds, rows: Sequence[Row]) -> int:
     return min(bounds.high, bounds.low + SCAN_ROWS - 1)
 
 
-def first_match(connection: apsw.Connection, query: Query, low: int, high: int) -> int | None:
-    """Lowest readable position from `low` to `high` that the query matches."""
-    bounds = Bounds(low, high, "forward", 1, 1)
-    rows, _ = event_rows(connection, EventFilter(query=query, system=True), bounds)
-    return rows[0][2] if rows else None
+def first_match(
+    connection: apsw.Connection,
+    query: Query,
+    low: int,
+    high: int,
+    hidden: Mapping[str, int] = MappingProxyType({}),
+) -> Hit | None:
+    """The readable event of the lowest position from `low` to `high` that the query matches.
+
+    `hidden` says from which version on a stream can be read, for deletes that are not in the file. It looks at
+    ever wider ranges of positions, so that the cost goes by how far away the match is, for each item of the query.
+    """
+    selection = EventFilter(query=query, system=True)
+    (last,) = connection.execute("SELECT max(position) FROM event").fetchone() or (None,)
+    high = min(high, last or 0)
+    branches = _all_branches(connection, selection)
+    width = FIRST_RANGE
+    while low <= high:
+        bounds = Bounds(low, min(high, low + width - 1), "forward", -1, 0)
+        found = _first_in(connection, branches, selection, bounds, hidden)
+        if found is not None:
+            return found
+        low += width
+        width *= 8
+    return None
+
+
+def _first_in(
+    connection: apsw.Connection,
+    branches: Iterable[_Branch],
+    selection: EventFilter,
+    bounds: Bounds,
+    hidden: Mapping[str, int],
+) -> Hit | None:
+    best: Hit | None = None
+    for sql, arguments in branches:
+        if bounds.high < bounds.low:
+            break
+        rows = connection.execute(
+            *_select("e.position, s.name, e.version", sql, arguments, selection, bounds)
+        )
+        best = next((Hit(*row) for row in rows if row[2] >= hidden.get(row[1], 0)), best)
+        if best is not None:
+            bounds = bounds._replace(high=best.position - 1)  # only an earlier one is of interest now
+    return best
 
 
 def events_of_id(connection: apsw.Connection, event_id: bytes | str, stream_id: str | None) -> list[Row]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -16,14 +17,18 @@ from typing import Any, Protocol, TypeVar
 import apsw
 
 from shoal.errors import DatabaseCorrupt, NotFound, ShoalError, ShuttingDown, Timeout
+from shoal.storage import queries
 from shoal.storage.database import open_connection
 from shoal.storage.engine import fetch_one
 from shoal.storage.store_db import StoreDb, is_corrupt
 from shoal.storage.workers import Submits, Worker
-from shoal.store.ports import Need, ReadSet
+from shoal.store.ports import Hit, Need, ReadSet, Search
 
 T = TypeVar("T")
 READER_CACHE_BYTES = 512 * 1024
+BRIEF_MS = 25
+PROGRESS_STEPS = 20_000
+"""Of SQLite's virtual machine, between two looks at the clock: about half a millisecond."""
 
 
 class _Running:
@@ -92,6 +97,15 @@ class StoreReaders:
         async with self._in_time() as running, self._slots:
             return await self._await(self._pool, partial(self._read, running, query, arguments))
 
+    async def run_briefly(
+        self, worker: Submits, budget_ms: int, query: Callable[..., T], *arguments: Any
+    ) -> T:
+        """As `run`, on a thread of `worker`. Raises apsw.InterruptError once it has run for `budget_ms`."""
+        async with self._in_time() as running:
+            return await self._await(
+                worker, partial(self._read, running, query, arguments, budget_ms=budget_ms)
+            )
+
     async def run_on_writer(self, query: Callable[..., T], *arguments: Any) -> T:
         """See shoal.store.ports.Reader."""
         async with self._in_time() as running:
@@ -139,11 +153,18 @@ class StoreReaders:
             return NotFound("the store was dropped")
         return ShuttingDown("the store is closed")
 
-    def _read(self, running: _Running, query: Callable[..., T], arguments: Sequence[Any]) -> T:
+    def _read(
+        self,
+        running: _Running,
+        query: Callable[..., T],
+        arguments: Sequence[Any],
+        *,
+        budget_ms: int | None = None,
+    ) -> T:
         connection = self._take()
         try:
             running.begin(connection)
-            with _one_snapshot(connection):
+            with _limited(connection, budget_ms), _one_snapshot(connection):
                 return query(connection, *arguments)
         finally:
             running.end()
@@ -196,6 +217,20 @@ class StoreReaders:
 
 
 @contextmanager
+def _limited(connection: apsw.Connection, budget_ms: int | None) -> Iterator[None]:
+    """Statements inside are interrupted when they have run for `budget_ms` together (None: never)."""
+    if budget_ms is None:
+        yield
+        return
+    end = time.monotonic() + budget_ms / 1_000
+    connection.set_progress_handler(lambda: time.monotonic() > end, PROGRESS_STEPS)
+    try:
+        yield
+    finally:
+        connection.set_progress_handler(None)
+
+
+@contextmanager
 def _one_snapshot(connection: apsw.Connection) -> Iterator[None]:
     """All statements inside see the same commit."""
     connection.execute("BEGIN")
@@ -220,13 +255,24 @@ class _EngineFetch(Protocol):
 
 
 class ReadSetFetcher:
-    """Fetches read sets on a reader thread, or on the writer's where uncommitted deletes matter."""
+    """See shoal.store.ports.Fetcher. `pool` and `conditions` are threads that no user's read is queued for.
+
+    A condition is looked up on the one thread of `conditions` for `BRIEF_MS` at most. One that takes longer goes
+    to the store's readers, as the expensive read that it is: quick ones do not wait behind it.
+    """
 
     def __init__(
-        self, readers: dict[str, StoreReaders], *, pool: Worker, writer: Submits, engine: _EngineFetch
+        self,
+        readers: dict[str, StoreReaders],
+        *,
+        pool: Worker,
+        conditions: Worker | None = None,
+        writer: Submits,
+        engine: _EngineFetch,
     ) -> None:
         self._readers = readers
         self._pool = pool
+        self._conditions = pool if conditions is None else conditions
         self._writer = writer
         self._engine = engine
 
@@ -234,11 +280,20 @@ class ReadSetFetcher:
         self, needs: Sequence[Need], done: Callable[[dict[str, ReadSet] | BaseException], None]
     ) -> None:
         """See shoal.store.ports.Fetcher."""
-        if any(need.on_writer for need in needs) or any(need.store not in self._readers for need in needs):
-            for need in needs:
-                need.on_writer = True
+        if any(need.store not in self._readers for need in needs):
             self._writer.submit(lambda: self._engine.fetch(needs), done)
         else:
             self._pool.submit(
                 lambda: {need.store: self._readers[need.store].fetch(need) for need in needs}, done
             )
+
+    async def first_match(self, search: Search) -> Hit | None:
+        """See shoal.store.ports.Fetcher."""
+        readers = self._readers.get(search.store)
+        if readers is None:
+            raise NotFound(f"store {search.store!r} does not exist", store=search.store)
+        arguments = (search.query, search.low, search.high, search.hidden)
+        try:
+            return await readers.run_briefly(self._conditions, BRIEF_MS, queries.first_match, *arguments)
+        except apsw.InterruptError:
+            return await readers.run(queries.first_match, *arguments)

@@ -26,6 +26,7 @@ from shoal.model.query import compile_filter
 from shoal.types import EventFilter, Query
 
 HEADS_CACHED = 10_000
+_NEVER = 2**63 - 1
 
 
 def _hidden(row: Row, head: Head | None) -> bool:
@@ -61,6 +62,8 @@ class StoreMemory:
         self._heads: dict[str, Head | None] = {}
         self._deletes: deque[tuple[int, str]] = deque()
         self._deleted: dict[str, int] = {}
+        self.deletes = 0
+        """Deletes decided since the start."""
 
     # -- heads -----------------------------------------------------------------------------------
 
@@ -92,6 +95,7 @@ class StoreMemory:
         if isinstance(change, RowsAppended):
             self._append(change)
         elif isinstance(change, StreamDeleted):
+            self.deletes += 1
             self._heads[change.stream_id] = change.head
             self._deletes.append((index, change.stream_id))
             self._deleted[change.stream_id] = self._deleted.get(change.stream_id, 0) + 1
@@ -161,10 +165,21 @@ class StoreMemory:
         heads = {name: self._heads[name] for name in (*self._streams, *self._deleted)}
         return {name: head for name, head in heads.items() if head is not None}
 
-    @property
-    def has_deletes(self) -> bool:
-        """Whether any delete is not committed yet."""
-        return bool(self._deleted)
+    def hidden(self) -> dict[str, int]:
+        """The first version that can be read, of streams whose delete SQLite has not committed."""
+        heads = {name: self._heads[name] for name in self._deleted}
+        return {
+            name: _NEVER if head.tombstoned else head.visible_from
+            for name, head in heads.items()
+            if head is not None
+        }
+
+    def shows(self, stream_id: str, version: int, deletes: int) -> bool:
+        """Whether an event that could be read after the first `deletes` deletes surely still can be."""
+        if stream_id not in self._heads:
+            return self.deletes == deletes
+        head = self._heads[stream_id]
+        return head is not None and not head.tombstoned and version >= head.visible_from
 
     def first_version(self, stream_id: str) -> int | None:
         """Version of the stream's first row in the tail, None when it has none."""

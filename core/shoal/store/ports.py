@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -63,18 +63,15 @@ class Applier(Protocol):
 
 
 class Need(msgspec.Struct):
-    """The read set one entry needs of one store: unknown heads, ids to look up, conditions to check."""
+    """The read set one entry needs of one store: unknown heads, ids to look up."""
 
     store: str
-    base: int
     heads: set[str] = msgspec.field(default_factory=set)
     ids: dict[str, list[bytes | str]] = msgspec.field(default_factory=dict)
-    conditions: list[tuple[Query, int]] = msgspec.field(default_factory=list)
-    on_writer: bool = False
 
     def __bool__(self) -> bool:
         """Whether anything must be fetched."""
-        return bool(self.heads or self.ids or self.conditions)
+        return bool(self.heads or self.ids)
 
 
 class ReadSet(msgspec.Struct):
@@ -82,16 +79,39 @@ class ReadSet(msgspec.Struct):
 
     heads: dict[str, Head | None] = msgspec.field(default_factory=dict)
     ids: dict[tuple[str, bytes | str], StoredId] = msgspec.field(default_factory=dict)
-    conditions: dict[tuple[Query, int], int | None] = msgspec.field(default_factory=dict)
+
+
+class Search(msgspec.Struct, frozen=True):
+    """Where to look for what a condition forbids: positions `low` to `high` in the database of a store.
+
+    `hidden` has the first version that can be read of streams whose delete the database has not committed.
+    """
+
+    store: str
+    query: Query
+    low: int
+    high: int
+    hidden: Mapping[str, int]
+
+
+class Hit(NamedTuple):
+    """The first event that a condition forbids."""
+
+    position: int
+    stream_id: str
+    version: int
 
 
 class Fetcher(Protocol):
-    """Fetches read sets while the entry is being made durable."""
+    """Fetches from the database what decisions need of it."""
 
     def fetch(
         self, needs: Sequence[Need], done: Callable[[dict[str, ReadSet] | BaseException], None]
     ) -> None:
-        """Fetch for several stores; `done` is called on the loop."""
+        """Fetch read sets while their entry is being made durable; `done` is called on the loop."""
+
+    async def first_match(self, search: Search) -> Hit | None:
+        """The first readable event that a search finds; ended when cancelled. Raises Timeout, NotFound."""
 
 
 class Bounds(NamedTuple):

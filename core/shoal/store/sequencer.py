@@ -27,7 +27,8 @@ from shoal.model.commands import (
 )
 from shoal.model.event_time import EventTime
 from shoal.model.machine import Change, Head, StoredId, StoreState, decide
-from shoal.store.lanes import Lanes, Pending
+from shoal.store.conditions import Conditions
+from shoal.store.lanes import Checked, Lanes, Pending
 from shoal.store.memory import StoreMemory
 from shoal.store.ports import Applier, ApplyEntry, Consensus, Fetcher, Need, Proposed, ReadSet, StoreChanges
 from shoal.types import Query
@@ -54,11 +55,13 @@ class Counters(msgspec.Struct):
 class _View:
     """A store as of the entry before: memory first, then what was fetched."""
 
-    __slots__ = ("_fetched", "_memory")
+    __slots__ = ("_fetched", "_memory", "checked")
 
     def __init__(self, memory: StoreMemory, fetched: ReadSet) -> None:
         self._memory = memory
         self._fetched = fetched
+        self.checked: Checked | None = None
+        """Of the command that is decided now."""
 
     def head(self, stream_id: str) -> Head | None:
         try:
@@ -72,8 +75,9 @@ class _View:
         return self._memory.stored_id(stream_id, event_id) or self._fetched.ids.get((stream_id, event_id))
 
     def first_match(self, query: Query, after: int) -> int | None:
-        hit = self._fetched.conditions.get((query, after))
-        return hit if hit is not None else self._memory.first_match(query, after)
+        if self.checked is not None and self.checked.hit is not None:
+            return self.checked.hit.position
+        return self._memory.first_match(query, after)
 
 
 class Sequencer:
@@ -114,6 +118,7 @@ class Sequencer:
         self._held_commands = 0
         self._held_bytes = 0
         self.stores: dict[str, StoreMemory] = {}
+        self._conditions = Conditions(self.stores, fetcher, self._lanes, self._wake)
         self.listeners: dict[str, Callable[[], None]] = {}
         self.counters = Counters()
         self.applied_index = 0
@@ -142,9 +147,11 @@ class Sequencer:
             raise DiskFull(self.disk_full.detail)
         future: asyncio.Future[Any] = self._loop.create_future()
         try:
-            self._lanes.put(
-                Pending(command, size, self._clock.monotonic_ms() + timeout_ms, future), lane, lane_limit
-            )
+            pending = Pending(command, size, self._clock.monotonic_ms() + timeout_ms, future, lane)
+            if type(command) is Append and command.condition is not None:
+                self._conditions.take_in(pending, lane_limit)
+            else:
+                self._lanes.put(pending, lane_limit)
         except TooBusy:
             self.counters.refused += 1
             raise
@@ -156,7 +163,7 @@ class Sequencer:
 
     @property
     def waiting(self) -> int:
-        """Commands queued."""
+        """Commands queued, and those whose condition is looked up."""
         return self._lanes.waiting
 
     def _wake(self) -> None:
@@ -191,11 +198,11 @@ class Sequencer:
             self._stalled = True
             self.hand_over()
             return
-        batch = self._lanes.take()
+        batch = self._lanes.take(self._conditions.may_go)
         if batch:
             self._idle.clear()
             self._propose(batch, use_reserve=False)
-        else:
+        elif not self.waiting:
             self._idle.set()
         if not batch or self._held_commands >= HELD_COMMANDS or self._held_bytes >= HELD_BYTES:
             self.hand_over()
@@ -218,8 +225,6 @@ class Sequencer:
         self._size = len(payload)
         self._consensus.propose(payload, self._on_proposed, use_reserve=use_reserve)
         if needs:
-            if any(need.on_writer for need in needs):
-                self.hand_over()
             self._fetcher.fetch(needs, self._on_fetched)
 
     def _propose_sound(self, batch: list[Pending], *, use_reserve: bool) -> None:
@@ -251,7 +256,7 @@ class Sequencer:
                 continue
             need = needs.get(command.store)
             if need is None:
-                need = needs[command.store] = Need(command.store, memory.base)
+                need = needs[command.store] = Need(command.store)
             if isinstance(command, Append):
                 _need_of_append(need, memory, command)
             elif isinstance(command, DeleteStream | SaveSnapshot) and not memory.knows(command.stream_id):
@@ -354,6 +359,7 @@ class Sequencer:
             view = views.get(store)
             if view is None:
                 view = views[store] = _View(memory, fetched.get(store) or ReadSet())
+            view.checked = pending.checked
             try:
                 decision = decide(memory.state, view, command, proposal.clock_us, proposal.reading_us)
             except ShoalError as error:
@@ -438,9 +444,6 @@ def _need_of_append(need: Need, memory: StoreMemory, command: Append) -> None:
             for event in write.events:
                 if event.own_id:
                     need.ids.setdefault(stream_id, []).append(event.event_id)
-    if command.condition is not None:
-        need.conditions.append((command.condition.query, command.condition.after))
-        need.on_writer = need.on_writer or memory.has_deletes
 
 
 def _copy(state: StoreState) -> StoreState:

@@ -1,0 +1,112 @@
+"""Conditions are looked up in the database before their append is proposed, so that none of them holds an entry.
+
+Where the search finds nothing up to a position, nothing readable will ever be there: positions are given once and
+deletes only hide. So the condition that is proposed begins after it, and what came since is decided from memory;
+replay has as little to look at. Where it finds a match, that one decides as long as no delete hides it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msgspec import structs
+
+from shoal.errors import InternalError, ShoalError
+from shoal.model.commands import Append
+from shoal.store.lanes import Checked, Lanes, Pending
+from shoal.store.memory import StoreMemory
+from shoal.store.ports import Fetcher, Search
+from shoal.types import Condition
+
+_log = logging.getLogger(__name__)
+
+
+class Conditions:
+    """Searches for appends that `lanes` hold; `wake` is called when one is queued, or answered."""
+
+    def __init__(
+        self,
+        stores: Mapping[str, StoreMemory],
+        fetcher: Fetcher,
+        lanes: Lanes,
+        wake: Callable[[], None],
+    ) -> None:
+        self._stores = stores
+        self._fetcher = fetcher
+        self._lanes = lanes
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def take_in(self, pending: Pending, limit: int) -> None:
+        """Queue an append with a condition, once what the database holds is known. Raises TooBusy."""
+        memory = self._stores[pending.command.store]
+        if _condition(pending).after >= memory.base:  # it is about events in memory alone
+            pending.checked = Checked(None, memory.deletes)
+            self._lanes.put(pending, limit)
+        else:
+            self._lanes.hold(pending, limit)
+            self._search(pending)
+
+    def may_go(self, pending: Pending) -> bool:
+        """Whether what was found still holds, for an entry proposed now; if not, the search goes on."""
+        memory = self._stores.get(pending.command.store)
+        checked = pending.checked
+        if memory is None or checked is None:
+            return True
+        if checked.hit is None:
+            holds = _condition(pending).after >= memory.base
+        else:
+            holds = memory.shows(checked.hit.stream_id, checked.hit.version, checked.deletes)
+        if not holds:
+            self._search(pending)
+        return holds
+
+    def _search(self, pending: Pending) -> None:
+        task = self._loop.create_task(self._look_up(pending))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+        def answered(_future: asyncio.Future[Any]) -> None:
+            self._lanes.drop(pending)
+            if task.cancel():  # nobody waits for it any more
+                self._wake()
+
+        pending.future.add_done_callback(answered)
+
+    async def _look_up(self, pending: Pending) -> None:
+        try:
+            await self._check(pending)
+        except ShoalError as error:
+            pending.fail(error)
+        except Exception as error:  # noqa: BLE001 - told to whoever sent it
+            pending.fail(InternalError(f"the condition cannot be looked up: {error!r}"))
+            _log.exception("a condition cannot be looked up")
+        else:
+            self._lanes.release(pending)
+        finally:
+            self._lanes.drop(pending)
+            self._wake()
+
+    async def _check(self, pending: Pending) -> None:
+        command, condition = pending.command, _condition(pending)
+        memory = self._stores.get(command.store)
+        if memory is None:  # dropped, and the append answered
+            return
+        base, deletes = memory.base, memory.deletes
+        hit = await self._fetcher.first_match(
+            Search(command.store, condition.query, condition.after + 1, base, memory.hidden())
+        )
+        after = base if hit is None else hit.position - 1
+        pending.checked = Checked(hit, deletes)
+        pending.command = structs.replace(command, condition=Condition(condition.query, after))
+
+
+def _condition(pending: Pending) -> Condition:
+    command = pending.command
+    if not isinstance(command, Append) or command.condition is None:
+        raise TypeError(f"{type(command).__name__} without a condition")
+    return command.condition
