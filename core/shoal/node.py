@@ -96,6 +96,7 @@ class Node:
         self._writer_worker = make("writer", 1)
         self._reader_worker = make("reader", max(self.config.store(s.name).reader_pool_size for s in stores))
         self._helper_worker = make("helper", 1)
+        self._fetch_worker, self._conditions_worker = make("fetch", 1), make("conditions", 1)
 
     async def _open(self) -> None:
         config = self.config
@@ -200,7 +201,11 @@ class Node:
             consensus=self._consensus,
             applier=self._writer,
             fetcher=ReadSetFetcher(
-                self._readers, pool=self._reader_worker, writer=self._writer, engine=self._engine
+                self._readers,
+                pool=self._fetch_worker,
+                conditions=self._conditions_worker,
+                writer=self._writer,
+                engine=self._engine,
             ),
             clock=self._means.clock,
             event_time=EventTime(),
@@ -454,7 +459,8 @@ class Node:
 
     async def _stop_workers(self, last: Callable[[], object] = _nothing) -> None:
         """Let every thread finish its queue and end; `last` runs when only the writer's is left."""
-        for worker in (self._reader_worker, self._helper_worker, self._journal_worker):
+        fetching = (self._reader_worker, self._fetch_worker, self._conditions_worker)
+        for worker in (*fetching, self._helper_worker, self._journal_worker):
             await run_job(self._writer_worker, worker.close)
         await run_job(self._writer_worker, last)
         await asyncio.to_thread(self._writer_worker.close)

@@ -241,6 +241,45 @@ def an_endless_condition(monkeypatch):
     monkeypatch.setattr(queries, "first_match", first_match)
 
 
+async def test_appends_do_not_wait_for_readers(tmp_path):
+    """Heads and conditions are looked up on threads of their own."""
+    async with opened(small(tmp_path, StoreConfig("main", reader_pool_size=2))) as node:
+        store = node.store("main")
+        await store.streams.append("s", NO_STREAM, events(1))
+        await commit(node)
+        gauge = Gauge()
+        reads = [asyncio.ensure_future(store._context.reader.run(gauge)) for _ in range(6)]
+        assert await store.streams.append("new", NO_STREAM, events(1)) == 0
+        writes = [StreamWrite("other", NO_STREAM, events(1))]
+        assert (await store.streams.append_many(writes, when_none("x"))).position == 3
+        assert not any(read.done() for read in reads)
+        gauge.go_on.set()
+        await asyncio.gather(*reads)
+
+
+@pytest.mark.usefixtures("an_endless_condition")
+async def test_an_expensive_condition_delays_its_own_append_alone_and_that_is_answered_in_time(tmp_path):
+    async with opened(small(tmp_path, StoreConfig("main", timeout_ms=400)), Means()) as node:
+        streams = node.store("main").streams
+        await streams.append("s", NO_STREAM, events(1))
+        await commit(node)
+        expensive = [
+            asyncio.ensure_future(
+                streams.append_many([StreamWrite("s", ANY_VERSION, events(1))], when_none("endless"))
+            )
+            for _ in range(5)
+        ]
+        for n in range(3):
+            assert await streams.append(f"n{n}", NO_STREAM, events(1)) == 0
+            await streams.append_many([StreamWrite("s", ANY_VERSION, events(1))], when_none("x"))
+        assert not any(append.done() for append in expensive)
+        for error in await asyncio.gather(*expensive, return_exceptions=True):
+            assert isinstance(error, Timeout)
+            assert error.outcome == "not-applied"
+        assert await streams.get_version("s") == 3
+        assert not node.failed.done()
+
+
 @pytest.mark.usefixtures("an_endless_condition")
 async def test_an_append_that_is_cancelled_leaves_no_search_behind(tmp_path):
     async with opened(small(tmp_path, StoreConfig("main", reader_pool_size=1))) as node:

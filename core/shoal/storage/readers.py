@@ -266,13 +266,13 @@ class ReadSetFetcher:
         readers: dict[str, StoreReaders],
         *,
         pool: Worker,
-        conditions: Worker | None = None,
+        conditions: Worker,
         writer: Submits,
         engine: _EngineFetch,
     ) -> None:
         self._readers = readers
         self._pool = pool
-        self._conditions = pool if conditions is None else conditions
+        self._conditions = conditions
         self._writer = writer
         self._engine = engine
 
