@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 
@@ -72,27 +73,26 @@ class LocalStreams(StreamReads, StoreReads):
         return context.submit(command, writes[0].stream_id, size)
 
     async def _append_observed(self, command: Append, size: int) -> AppendedMany:
-        """With telemetry; by hand, because a Span for every append would cost more than its handlers."""
-        write = command.writes[0]
-        stream_id, count = write.stream_id, sum(len(each.events) for each in command.writes)
-        about = {"store_id": command.store, "stream_id": stream_id}
+        """With telemetry for each write; by hand, because a Span for every append would cost more than its handlers."""
+        store_id, writes = command.store, command.writes
         if telemetry.enabled(telemetry.STREAM_WRITE_START):
-            telemetry.emit(
-                telemetry.STREAM_WRITE_START,
-                {"system_time": telemetry.system_time()},
-                {**about, "event_count": count, "expected_version": write.expected_version},
-            )
+            _tell_started(command)
         started = time.monotonic_ns()
         try:
-            answer: AppendedMany = await self._context.submit(command, stream_id, size)
+            answer: AppendedMany = await self._context.submit(command, writes[0].stream_id, size)
         except ShoalError as error:
-            duration = time.monotonic_ns() - started
-            reason = {**about, "reason": error.code}
-            telemetry.emit(telemetry.STREAM_WRITE_ERROR, {"duration": duration}, reason)
+            _tell_failed(command, started, error.code)
+            raise
+        except asyncio.CancelledError:
+            _tell_failed(command, started, "cancelled")
             raise
         duration = time.monotonic_ns() - started
-        done = {**about, "new_version": answer.results[0].version}
-        telemetry.emit(telemetry.STREAM_WRITE_STOP, {"duration": duration, "event_count": count}, done)
+        for write, result in zip(writes, answer.results, strict=True):
+            telemetry.emit(
+                telemetry.STREAM_WRITE_STOP,
+                {"duration": duration, "event_count": len(write.events)},
+                {"store_id": store_id, "stream_id": write.stream_id, "new_version": result.version},
+            )
         return answer
 
     def _check_several(self, writes: list[Write]) -> None:
@@ -159,3 +159,28 @@ class LocalStreams(StreamReads, StoreReads):
                     caught_up = True
                     yield CaughtUp(head)
                 await context.wait_beyond(head)
+
+
+def _tell_started(command: Append) -> None:
+    now = telemetry.system_time()
+    for write in command.writes:
+        telemetry.emit(
+            telemetry.STREAM_WRITE_START,
+            {"system_time": now},
+            {
+                "store_id": command.store,
+                "stream_id": write.stream_id,
+                "event_count": len(write.events),
+                "expected_version": write.expected_version,
+            },
+        )
+
+
+def _tell_failed(command: Append, started_ns: int, reason: str) -> None:
+    duration = time.monotonic_ns() - started_ns
+    for write in command.writes:
+        telemetry.emit(
+            telemetry.STREAM_WRITE_ERROR,
+            {"duration": duration},
+            {"store_id": command.store, "stream_id": write.stream_id, "reason": reason},
+        )
