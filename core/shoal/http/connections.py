@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import web
 
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 class Connections(web.Server):
-    """Makes a protocol for every connection; beyond `limit` one that only says so."""
+    """Makes a protocol for every connection; beyond `limit` each is told so and closed."""
 
     def __init__(
         self, handler: Handler, *, limit: int, header_timeout_s: float, stall_s: float = _STALL_S
@@ -84,10 +84,8 @@ class Connections(web.Server):
             if self._drained is not None and not self._under_way:
                 self._drained.set()
 
-    def __call__(self) -> Any:
+    def __call__(self) -> web.RequestHandler:
         """The protocol of a new connection."""
-        if self.open >= self.limit:
-            return _Refusal(self.limit)
         return Connection(self)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
@@ -141,6 +139,10 @@ class Connection(web.RequestHandler):
             response.force_close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Counted here: of many that come in one turn of the loop, all protocols are made before the first connects."""
+        if self._guard.open >= self._guard.limit:
+            _refuse(transport, self._guard.limit)
+            return
         super().connection_made(transport)
         self._await_head()
 
@@ -232,21 +234,14 @@ class Connection(web.RequestHandler):
             self._stall_timer = self._loop.call_later(self._guard.stall_s, self._check_stall, unsent)
 
 
-class _Refusal(asyncio.Protocol):
-    """One connection too many: told so, and closed."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        error = errors.Unavailable(
-            f"{self._limit} connections are open, the most that http.max_connections allows"
-        )
-        body = problems.encode(error)
-        head = (
-            f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {problems.PROBLEM_TYPE}\r\n"
-            f"Content-Length: {len(body)}\r\nRetry-After: {problems.RETRY_AFTER_S}\r\nConnection: close\r\n\r\n"
-        )
-        if isinstance(transport, asyncio.WriteTransport):
-            transport.write(head.encode() + body)
-            transport.close()
+def _refuse(transport: asyncio.BaseTransport, limit: int) -> None:
+    """One connection too many: told so, and closed. What still comes over it is dropped."""
+    error = errors.Unavailable(f"{limit} connections are open, the most that http.max_connections allows")
+    body = problems.encode(error)
+    head = (
+        f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {problems.PROBLEM_TYPE}\r\n"
+        f"Content-Length: {len(body)}\r\nRetry-After: {problems.RETRY_AFTER_S}\r\nConnection: close\r\n\r\n"
+    )
+    transport.set_protocol(asyncio.Protocol())
+    cast("asyncio.WriteTransport", transport).write(head.encode() + body)  # uvloop's is one, and no subclass
+    transport.close()
