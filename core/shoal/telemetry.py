@@ -2,7 +2,8 @@
 
 Names are tuples as in the reference, beginning with `shoal`. `EVENTS` declares for each what it carries;
 durations are nanoseconds, `system_time` is milliseconds since 1970. A handler is called where the event
-happens, also on the storage's threads, so it must be quick; one that raises is detached and reported.
+happens, also on the storage's threads, so it must be quick; one that raises is detached and reported,
+whatever it raises. KeyboardInterrupt and SystemExit alone go on: they are for the process, not about the handler.
 
     telemetry.attach("my-handler", [telemetry.STREAM_WRITE_STOP], handle, config=None)
 
@@ -145,18 +146,23 @@ def enabled(event: EventName) -> bool:
 
 
 def emit(event: EventName, measurements: Values, metadata: Values) -> None:
-    """Tell the event's handlers. Never raises for a handler's fault: that one is detached and reported."""
+    """Tell the event's handlers. Never raises for a handler's fault: that one is detached and reported.
+
+    What ends the process, KeyboardInterrupt and SystemExit, passes through.
+    """
     handlers = _attached.get(event)
     if handlers is None:
         return
     for each in handlers:
         try:
             each.handle(event, measurements, metadata, each.config)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it may not break a write
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it may not break a write
             _report(each.handler_id, event, error)
 
 
-def _report(handler_id: str, event: EventName, error: Exception) -> None:
+def _report(handler_id: str, event: EventName, error: BaseException) -> None:
     if not _detach(handler_id):
         return  # it failed on another thread at the same time, and is reported there
     name = ".".join(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import logging
 import timeit
 from collections.abc import Iterator
@@ -32,6 +33,13 @@ class Recorder:
 
 def failing(*_: Any) -> None:
     raise RuntimeError("handler is broken")
+
+
+def raising(kind: type[BaseException]) -> telemetry.Handler:
+    def handle(*_: Any) -> None:
+        raise kind
+
+    return handle
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +125,24 @@ class TestFailingHandler:
         assert telemetry._ids() == {"good"}
         assert len(caplog.records) == 1
         assert "'bad' failed at shoal.stream.write.stop" in caplog.text
+
+    @pytest.mark.parametrize(
+        "kind", [GeneratorExit, asyncio.CancelledError, type("Own", (BaseException,), {})]
+    )
+    def test_whatever_it_raises_breaks_nothing(
+        self, kind: type[BaseException], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        telemetry.attach("bad", [STOP], raising(kind))
+        telemetry.emit(STOP, MEASURED, ABOUT)
+        assert "'bad' failed" in caplog.text
+        assert not telemetry.enabled(STOP)
+
+    @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+    def test_what_ends_the_process_passes_through(self, kind: type[BaseException]) -> None:
+        telemetry.attach("ends", [STOP], raising(kind))
+        with pytest.raises(kind):
+            telemetry.emit(STOP, MEASURED, ABOUT)
+        assert telemetry.enabled(STOP)
 
     def test_it_is_reported_as_an_event(self, caplog: pytest.LogCaptureFixture) -> None:
         recorder = Recorder()
