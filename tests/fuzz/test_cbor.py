@@ -17,7 +17,7 @@ LIMITS = Limits(depth=8)
 VALUES = st.recursive(
     st.none()
     | st.booleans()
-    | st.integers(-(2**64), 2**64 - 1)
+    | st.integers(-(2**200), 2**200)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=4)
     | st.binary(max_size=4),

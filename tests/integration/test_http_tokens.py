@@ -16,7 +16,7 @@ from shoal.http import Service, auth
 from shoal.http.auth import EVERYTHING, Door
 from shoal.testing.clock import FakeClock
 from shoal.testing.memory_store import MemoryNode
-from shoal.tokens import ROLES, Role, Token, TokenFile, make_token
+from shoal.tokens import ROLES, Role, Token, TokenFile, find, make_token
 
 QUERY = {"items": [{}]}
 EVENT = {"event_type": "t", "data": 1}
@@ -41,6 +41,7 @@ CALLS: list[tuple[str, str, object, str | None]] = [
     ("GET", "/v1/stores", None, "admin"),
     ("PUT", "/v1/stores/other", None, "admin"),
     ("DELETE", "/v1/stores/other", None, "admin"),
+    ("POST", "/v1/verify", None, "admin"),
     ("GET", "/livez", None, None),
     ("GET", "/readyz", None, None),
     ("GET", "/openapi.json", None, None),
@@ -60,6 +61,18 @@ async def replace_all(data_dir: Path) -> None:
         file = TokenFile(data_dir)
         file.add("admin")
         file.remove(file.tokens()[0].id)
+
+    await asyncio.to_thread(change)
+
+
+async def revoke(data_dir: Path, text: str) -> None:
+    """Take one token away."""
+
+    def change() -> None:
+        file = TokenFile(data_dir)
+        token = find(file.tokens(), text)
+        assert token is not None
+        file.remove(token.id)
 
     await asyncio.to_thread(change)
 
@@ -117,7 +130,7 @@ async def test_a_token_for_some_streams_reaches_no_others(tmp_path: Path) -> Non
         streams = (await call(mine, "GET", "/v1/streams")).json["streams"]
         assert [stream["stream_id"] for stream in streams] == ["mine-1"]
         assert (await call(mine, "GET", "/v1/events?stream_pattern=*")).code == "forbidden"
-        assert (await call(mine, "GET", "/v1/events/theirs")).code == "forbidden"
+        assert (await call(mine, "GET", "/v1/events/theirs")).code == "not-found"
         assert (await call(mine, "GET", "/v1/events/mine-1")).status == 200
         assert (await call(two, "GET", "/v1/events")).code == "forbidden"
         assert (await call(two, "GET", "/v1/events?stream_pattern=yours")).status == 200
@@ -143,6 +156,24 @@ async def test_the_first_token_closes_the_door_and_a_revoked_one_is_out_soon(tmp
             await replace_all(tmp_path)
             assert await revoked_at(board, text) < 2
             await asyncio.wait_for(live.content.read(), 5)
+
+
+@pytest.mark.parametrize("flowing", [False, True])
+async def test_a_tail_ends_soon_after_its_token_is_gone(tmp_path: Path, flowing: bool) -> None:
+    """Long before its next comment, while events flow as well as while none do."""
+    admin, text = await add(tmp_path, "admin"), await add(tmp_path, "read")
+    async with running_board(tmp_path, {"http.heartbeat_ms": 600_000}) as board:
+        headers = bearer(text) | {"Accept": "text/event-stream"}
+        async with board.session.get(f"{board.url}/v1/events", headers=headers) as live:
+            await live.content.readuntil(b"caught-up")
+            began = time.monotonic()
+            await revoke(tmp_path, text)
+            ended = asyncio.create_task(live.content.read())
+            while flowing and not ended.done():
+                await board.append("a", 1, headers=bearer(admin))
+                assert time.monotonic() - began < 5
+            await asyncio.wait_for(ended, 5)
+            assert time.monotonic() - began < 2 * auth.WATCH_S + auth.FRESH_S
 
 
 async def test_a_token_file_that_goes_bad_closes_the_door(tmp_path: Path) -> None:

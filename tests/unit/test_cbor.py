@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import cbor2
+import msgspec
 import pytest
 
 from shoal.errors import InvalidRequest
-from shoal.model.cbor import MAX_CONTAINERS, decode_cbor
+from shoal.model.cbor import GREATEST_INTEGER, LEAST_INTEGER, MAX_CONTAINERS, decode_cbor
 from shoal.types import Limits
 
 LIMITS = Limits()
@@ -25,6 +27,10 @@ LIMITS = Limits()
         ("1a000f4240", 1_000_000),
         ("1bffffffffffffffff", 2**64 - 1),
         ("20", -1),
+        ("c249010000000000000000", 2**64),
+        ("c349010000000000000000", -(2**64) - 1),
+        ("c240", 0),
+        ("c2420100", 256),
         ("3bffffffffffffffff", -(2**64)),
         ("f90000", 0.0),
         ("f93e00", 1.5),
@@ -64,7 +70,12 @@ def test_cbor_is_read(digits: str, value: Any) -> None:
         ("fb3ff1", "left"),
         ("0000", "behind"),
         ("c074323031332d30332d32315432303a30343a30305a", "tag 0"),
-        ("c249010000000000000000", "tag 2"),
+        ("c4820100", "tag 4"),
+        ("c201", "byte string"),
+        ("c2", "too early"),
+        ("c2d9010041", "byte string"),
+        ("c2590800" + "ff" * 2048, "digits"),
+        ("c3590800" + "ff" * 2048, "digits"),
         ("d81c80", "tag 28"),
         ("d9d9f700", "tag 55799"),
         ("f7", "simple"),
@@ -104,6 +115,17 @@ def test_anything_else_is_refused_with_reason_and_pointer(digits: str, reason: s
     with pytest.raises(InvalidRequest, match=reason) as caught:
         decode_cbor(bytes.fromhex(digits), LIMITS, "/data")
     assert caught.value.pointer == "/data"
+
+
+@pytest.mark.parametrize(("longest", "sign"), [(GREATEST_INTEGER, 1), (LEAST_INTEGER, -1)])
+def test_the_longest_integer_of_json_is_read_and_no_longer_one(longest: int, sign: int) -> None:
+    assert (
+        decode_cbor(cbor2.dumps(longest), LIMITS)
+        == longest
+        == msgspec.json.decode(msgspec.json.encode(longest))
+    )
+    with pytest.raises(InvalidRequest, match="digits"):
+        decode_cbor(cbor2.dumps(longest + sign), LIMITS)
 
 
 def test_a_depth_beyond_what_python_nests_is_refused() -> None:

@@ -121,6 +121,8 @@ def test_parameters_are_read(raw: str, expected: Query) -> None:
         ("count=+1", "count"),
         ("count=1_0", "count"),
         ("count=01", "count"),
+        ("count=-0", "count"),
+        ("count=00", "count"),
         ("count=%D9%A3", "count"),
         ("count=1.0", "count"),
         ("count=", "count"),

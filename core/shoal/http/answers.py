@@ -12,7 +12,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from shoal.types import CBOR, JSON, Event, EventsPage, Snapshot, StreamPage, timestamp
+from shoal.errors import InvalidRequest
+from shoal.model.cbor import GREATEST_INTEGER, LEAST_INTEGER, MAX_DIGITS
+from shoal.tagged import Sum, read_tag
+from shoal.types import CBOR, JSON, AggregateResult, Event, EventsPage, Snapshot, StreamPage, timestamp
 
 _EMPTY_OBJECT = Raw(b"{}")
 _EMPTY_LIST = Raw(b"[]")
@@ -193,6 +196,20 @@ class Folded(msgspec.Struct, frozen=True):
 
     version: int
     state: dict[str, Any]
+
+
+def folded(result: AggregateResult) -> Folded:
+    """An aggregate for an answer. Raises InvalidRequest where a sum has more digits than its readers take."""
+    for name, value in result.state.items():
+        tagged = read_tag(value)
+        number = tagged.value if isinstance(tagged, Sum) else tagged
+        if type(number) is int and not LEAST_INTEGER <= number <= GREATEST_INTEGER:
+            raise InvalidRequest(
+                f"the sum of the field {name[:80]!r} has more than {MAX_DIGITS} digits, which no reader of JSON or "
+                "CBOR takes: fold fewer events, with at=",
+                pointer="at",
+            )
+    return Folded(result.version, result.state)
 
 
 class StoreName(msgspec.Struct, frozen=True):

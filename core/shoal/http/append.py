@@ -140,7 +140,6 @@ _Writes = SentWrites[SentEvent] | SentWrites[SentValue]
 async def append(call: Call, query: AppendQuery) -> web.StreamResponse:
     """Append all events of the body, or none."""
     limits, stream_id = call.context.limits, call.stream_id
-    media = call.media()
     raw = await call.body()
     content_type = call.request.headers.get("Content-Type")
     sent, in_body, pointer = _read_events(raw, content_type, limits)
@@ -161,8 +160,8 @@ async def append(call: Call, query: AppendQuery) -> web.StreamResponse:
     answer = answers.Appended(
         stream_id, appended.first_version, version, appended.position, appended.duplicate
     )
-    if media != JSON:
-        return call.answer(answer, status=201 if new else 200, headers=headers | {"Content-Type": media})
+    if call.media != JSON:
+        return call.answer(answer, status=201 if new else 200, headers=headers | {"Content-Type": call.media})
     return Reply(201 if new else 200, _encode(answer), headers)
 
 

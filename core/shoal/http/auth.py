@@ -15,6 +15,8 @@ from shoal.wildcard import compile_wildcard
 
 _log = logging.getLogger(__name__)
 
+WATCH_S: Final = 1.0
+"""How often an open tail looks whether its token is still there."""
 FRESH_S: Final = 0.25
 """How long a look at the tokens counts: a revoked one is refused that much later at most."""
 
@@ -35,9 +37,13 @@ class Access:
         self.patterns = patterns
         self.token_id = token_id
 
+    def allows(self, stream_id: str) -> bool:
+        """Whether the token is for this stream."""
+        return not self.patterns or any(matches(stream_id) for matches in _predicates(self.patterns))
+
     def check(self, stream_id: str) -> None:
         """Raises Forbidden when the token is not for this stream."""
-        if self.patterns and not any(matches(stream_id) for matches in _predicates(self.patterns)):
+        if not self.allows(stream_id):
             raise Forbidden(
                 f"the token is for the streams {', '.join(self.patterns)}, not for {stream_id!r}",
                 stream_id=stream_id,
@@ -50,13 +56,26 @@ class Access:
                 f"{what} needs a token for all streams, this one is for {', '.join(self.patterns)}"
             )
 
-    def confine(self, pattern: str | None) -> str | None:
-        """The stream pattern for a read over all streams: within the token's own. Raises Forbidden."""
-        if not self.patterns or pattern in self.patterns:
+    def confine(self, pattern: str | None, parameter: str = "stream_pattern") -> str | None:
+        """The stream pattern for a read over all streams: within one of the token's own.
+
+        Without `pattern`, the token's pattern that covers all its others. Raises Forbidden, saying which
+        `parameter` to send.
+        """
+        if not self.patterns:
             return pattern
-        if pattern is None and len(self.patterns) == 1:
-            return self.patterns[0]
-        raise Forbidden(f"the token reads one of these stream patterns at a time: {', '.join(self.patterns)}")
+        wanted = self.patterns if pattern is None else (pattern,)
+        for own in self.patterns:
+            if all(_within(each, own) for each in wanted):
+                return own if pattern is None else pattern
+        raise Forbidden(
+            f"the token reads across streams within one of its patterns at a time: send {parameter}= with one of "
+            f"{', '.join(self.patterns)}, or with a narrower pattern"
+        )
+
+    def covering(self, prefix: str) -> str | None:
+        """The token's pattern within which every stream lies whose id begins with `prefix`, if there is one."""
+        return next((own for own in self.patterns if _within(f"{prefix}*", own)), None)
 
 
 EVERYTHING: Final = Access()
@@ -120,6 +139,11 @@ class Door:
             self._closed = error
         self._looked = True
 
+    async def revoked(self, access: Access) -> None:
+        """Until what an earlier `admit` gave holds no more."""
+        while await self.still_open(access):  # noqa: ASYNC110 - a file tells nobody that it changed
+            await asyncio.sleep(WATCH_S)
+
     async def still_open(self, access: Access) -> bool:
         """Whether what an earlier `admit` gave still holds."""
         if self.stale:
@@ -129,6 +153,17 @@ class Door:
         if access.token_id is None:
             return self._open
         return any(token.id == access.token_id for token in self._tokens)
+
+
+def _within(pattern: str, own: str) -> bool:
+    """Whether `own` surely matches every stream that `pattern` matches.
+
+    Read as a text, `pattern` has its wildcards where `own` has them too: a `*` of `own` takes any run, wildcards
+    included, and its other characters take only themselves. A `?` of `own` could take a `*`, which stands for more.
+    """
+    if "?" in own and "*" in pattern:
+        return pattern == own
+    return compile_wildcard(own)(pattern)
 
 
 @lru_cache(maxsize=64)

@@ -202,7 +202,8 @@ class Connection(web.RequestHandler):
         error: errors.ShoalError = errors.InvalidRequest(f"the request is not valid HTTP: {message}")
         if status >= 500:
             _log.error("a request failed", exc_info=exc)
-            error = errors.InternalError("a defect in shoal, see its log", outcome="unknown")
+            outcome: errors.Outcome = "not-applied" if request.method in {"GET", "HEAD"} else "unknown"
+            error = errors.InternalError("a defect in shoal, see its log", outcome=outcome)
         response = problems.respond(error)
         response.force_close()
         return response

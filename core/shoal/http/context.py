@@ -12,16 +12,16 @@ from aiohttp import web
 
 from shoal.config import DEFAULT_STORE, Config
 from shoal.errors import InvalidRequest
-from shoal.http import negotiation
 from shoal.http.auth import Access, Door
 from shoal.http.bodies import BodyReader
-from shoal.http.routing import Route
 from shoal.ids import EventIds
 from shoal.metrics import HANDLER_ID, Metrics
 from shoal.model.commands import Write
 from shoal.store.api import Snapshots, Streams
 from shoal.types import JSON, AggregateResult, AppendedMany, Condition, Limits
 
+DEFAULT_PAGE: Final = 100
+"""Events or names of a page that nobody gave a `limit`."""
 _JSON_HEADERS: Final = {"Content-Type": JSON}
 _encode_json: Final = msgspec.json.Encoder().encode
 
@@ -141,21 +141,21 @@ class Context:
 class Call:
     """One request on its way through a handler."""
 
-    __slots__ = ("access", "context", "ids", "request", "route")
+    __slots__ = ("access", "context", "ids", "media", "request")
 
     def __init__(
         self,
         context: Context,
         request: web.BaseRequest,
-        route: Route[Any],
         ids: Mapping[str, str],
         access: Access,
     ) -> None:
         self.context = context
         self.request = request
-        self.route = route
         self.ids = ids
         self.access = access
+        self.media = JSON
+        """The media type to answer in, as the route offers and the client prefers."""
 
     @property
     def store_name(self) -> str:
@@ -177,10 +177,9 @@ class Call:
         """The version that the path names."""
         return int(self.ids["version"])
 
-    def media(self, *offers: str) -> str:
-        """The media type to answer in. Raises NotAcceptable."""
-        accept = self.request.headers.get("Accept")
-        return negotiation.answer_type(accept, offers or negotiation.PLAIN)
+    def page_limit(self, asked: int | None) -> int:
+        """How many events or names a page holds: as asked for, else the default, which the configuration may lower."""
+        return min(DEFAULT_PAGE, self.context.limits.page_events) if asked is None else asked
 
     async def body(self) -> bytes:
         """The request's body. Raises BodyTooLarge, SlowBody, TooBusy."""
@@ -197,8 +196,7 @@ class Call:
         self, value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
     ) -> web.Response:
         """`value`, in the media type that the client prefers."""
-        media = self.media()
-        if media == JSON:
+        if self.media == JSON:
             response = web.Response(status=status, body=_encode_json(value), headers=_JSON_HEADERS)
         else:
             import cbor2
@@ -206,7 +204,7 @@ class Call:
             response = web.Response(
                 status=status,
                 body=cbor2.dumps(msgspec.to_builtins(value, builtin_types=(bytes,))),
-                content_type=media,
+                content_type=self.media,
             )
         if headers:
             response.headers.update(headers)

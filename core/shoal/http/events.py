@@ -15,7 +15,7 @@ from shoal.http.params import PageLimit, Position, ReadQuery, Text, Texts
 from shoal.http.routing import Answer, Body, Route
 from shoal.model.payload import check_event_id, check_stream_id
 from shoal.model.query import check_filter, check_query
-from shoal.types import Direction, EventFilter, Limits, Query, QueryItem
+from shoal.types import Direction, Event, EventFilter, Limits, Query, QueryItem
 
 _READ_MEDIA: Final = (*negotiation.PLAIN, negotiation.SSE)
 
@@ -24,7 +24,7 @@ class EventsRead(ReadQuery, frozen=True, kw_only=True):
     """Which events. The store's own streams (`$...`) only with `system`, or where the pattern begins with `$`."""
 
     after: Position | None = None
-    limit: PageLimit = 100
+    limit: PageLimit | None = None
     direction: Direction = "forward"
     types: Texts | None = None
     tags: Texts | None = None
@@ -33,6 +33,14 @@ class EventsRead(ReadQuery, frozen=True, kw_only=True):
         Annotated[str, Meta(min_length=1, description="`*` any run, `?` one character.")] | None
     ) = None
     system: bool = False
+
+
+class QueryRead(ReadQuery, frozen=True, kw_only=True):
+    """Which streams; a token for several patterns needs it."""
+
+    stream_pattern: (
+        Annotated[str, Meta(min_length=1, description="`*` any run, `?` one character.")] | None
+    ) = None
 
 
 class EventById(ReadQuery, frozen=True, kw_only=True):
@@ -64,12 +72,11 @@ class SentQuery(QueryItems, frozen=True, forbid_unknown_fields=True):
     """A query, and the page of its events that is wanted."""
 
     after: Position = 0
-    limit: PageLimit = 100
+    limit: PageLimit | None = None
 
 
 async def read(call: Call, query: EventsRead) -> web.StreamResponse:
     """Events in position order, as a page or live."""
-    media = call.media(*_READ_MEDIA)
     resumed = sse.last_event_id(call)
     pattern = call.access.confine(query.stream_pattern)
     selection = EventFilter(
@@ -80,11 +87,13 @@ async def read(call: Call, query: EventsRead) -> web.StreamResponse:
         system=query.system or (pattern or "").startswith("$"),
     )
     _check(selection, call.context.limits)
-    if media == negotiation.SSE:
+    if call.media == negotiation.SSE:
         sse.check_live(query.direction, query.limit)
         return await sse.tail_all(call, selection, (query.after or 0) if resumed is None else resumed)
-    page = await call.store.streams.read_events(selection, query.after, query.limit, query.direction)
-    return call.answer_read(answers.all_page(page, media))
+    page = await call.store.streams.read_events(
+        selection, query.after, call.page_limit(query.limit), query.direction
+    )
+    return call.answer_read(answers.all_page(page, call.media))
 
 
 def _check(selection: EventFilter, limits: Limits) -> None:
@@ -97,15 +106,19 @@ def _check(selection: EventFilter, limits: Limits) -> None:
         ) from error
 
 
-async def query_events(call: Call, query: ReadQuery) -> web.StreamResponse:
+async def query_events(call: Call, query: QueryRead) -> web.StreamResponse:
     """Events that a query selects, in position order."""
     limits = call.context.limits
     sent = bodies.decode(await call.body(), call.request.headers.get("Content-Type"), SentQuery, limits)
-    if sent.limit > limits.page_events:
+    if sent.limit is not None and sent.limit > limits.page_events:
         raise InvalidRequest(f"limit must be at most {limits.page_events}", pointer="/limit")
-    selection = EventFilter(query=sent.as_query(limits, ""), stream_pattern=call.access.confine(None))
-    page = await call.store.streams.read_events(selection, sent.after, sent.limit)
-    return call.answer_read(answers.all_page(page, call.media()))
+    pattern = call.access.confine(query.stream_pattern)
+    selection = EventFilter(
+        query=sent.as_query(limits, ""), stream_pattern=pattern, system=(pattern or "").startswith("$")
+    )
+    _check(selection, limits)
+    page = await call.store.streams.read_events(selection, sent.after, call.page_limit(sent.limit))
+    return call.answer_read(answers.all_page(page, call.media))
 
 
 async def find(call: Call, query: EventById) -> web.StreamResponse:
@@ -115,9 +128,27 @@ async def find(call: Call, query: EventById) -> web.StreamResponse:
     if query.stream is not None:
         check_stream_id(query.stream, call.context.limits, "stream")
         call.access.check(query.stream)
-    event = await call.store.streams.find_event(event_id, query.stream)
-    call.access.check(event.stream_id)
-    return call.answer_read(answers.event(event, call.media()))
+    event = await _find_own(call, event_id, query.stream)
+    return call.answer_read(answers.event(event, call.media))
+
+
+async def _find_own(call: Call, event_id: str, stream_id: str | None) -> Event:
+    """The event, as if the streams that the token is not for were not there. Raises NotFound, Ambiguous."""
+    streams, access = call.store.streams, call.access
+    try:
+        event = await streams.find_event(event_id, stream_id)
+    except Ambiguous as error:
+        own = [each for each in error.facts["candidates"] if access.allows(each["stream_id"])]
+        if len(own) > 1:
+            raise Ambiguous(
+                f"{len(own)} streams hold an event {event_id!r}; name one with stream=", candidates=own
+            ) from error
+        if own:
+            return await streams.find_event(event_id, own[0]["stream_id"])
+    else:
+        if access.allows(event.stream_id):
+            return event
+    raise NotFound(f"no event has the id {event_id!r}", event_id=event_id)
 
 
 ROUTES: Final[tuple[Route[Any], ...]] = (
@@ -145,7 +176,7 @@ ROUTES: Final[tuple[Route[Any], ...]] = (
         "POST",
         "/query",
         query_events,
-        ReadQuery,
+        QueryRead,
         "read",
         "Read the events that a query selects",
         {200: Answer("A page of events", answers.AllEvents)},

@@ -10,6 +10,7 @@ import msgspec
 
 import shoal
 from shoal import errors
+from shoal.http.context import DEFAULT_PAGE
 from shoal.http.problems import PROBLEM_TYPE, STATUS, Problem
 from shoal.http.routing import Answer, Route
 from shoal.types import JSON, Limits
@@ -95,7 +96,7 @@ class _Schemas:
 def _limits_of(limits: Limits) -> dict[str, dict[str, int]]:
     """What configured limits add to the schema of a field of that name. Lengths are of bytes: ASCII in mind."""
     return {
-        "limit": {"maximum": limits.page_events},
+        "limit": _page_limit(limits),
         "events": {"maxItems": limits.events_per_append},
         "writes": {"maxItems": limits.writes_per_append},
         "items": {"maxItems": limits.query_items},
@@ -105,6 +106,10 @@ def _limits_of(limits: Limits) -> dict[str, dict[str, int]]:
         "event_id": {"maxLength": limits.event_id_bytes},
         "stream_id": {"maxLength": limits.stream_id_bytes},
     }
+
+
+def _page_limit(limits: Limits) -> dict[str, int]:
+    return {"maximum": limits.page_events, "default": min(DEFAULT_PAGE, limits.page_events)}
 
 
 def _operation(route: Route[Any], path: str, schemas: _Schemas, limits: Limits) -> dict[str, Any]:
@@ -131,6 +136,8 @@ def _operation(route: Route[Any], path: str, schemas: _Schemas, limits: Limits) 
         operation["security"] = []
     else:
         operation["x-role"] = route.role
+    if route.all_streams:
+        operation["x-all-streams"] = True
     return operation
 
 
@@ -171,7 +178,7 @@ def _query_parameter(name: str, schema: dict[str, Any], limits: Limits) -> dict[
         key: value for key, value in schema.items() if value is not None
     }
     if name == "limit":
-        schema["maximum"] = limits.page_events
+        schema |= _page_limit(limits)
     parameter: dict[str, Any] = {"name": name, "in": "query", "schema": schema}
     if schema.get("type") == "array":
         parameter |= {"style": "form", "explode": False}

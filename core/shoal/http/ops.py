@@ -37,15 +37,16 @@ class Alive(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """The node takes requests."""
+    """The node takes requests. With `disk_full` it answers reads and deletes, and refuses appends."""
 
     status: str
     role: str
     lag_ms: int
+    disk_full: bool
 
 
 class Info(msgspec.Struct, frozen=True):
-    """What this node is and what it takes."""
+    """What this node is and what it takes. A token for some streams is not told the names of the stores."""
 
     version: str
     api: str
@@ -92,7 +93,7 @@ async def readyz(call: Call, query: Readiness) -> web.StreamResponse:
         raise NoLeader(f"this node is a {role}, not the leader", role=role)
     if query.lag_ms is not None and lag_ms > query.lag_ms:
         raise Unavailable(f"this node lags by {lag_ms} ms", lag_ms=lag_ms)
-    return call.answer(Ready("ready", role, lag_ms))
+    return call.answer(Ready("ready", role, lag_ms, bool(info.get("disk_full"))))
 
 
 async def metrics(call: Call, query: NoQuery) -> web.StreamResponse:
@@ -110,7 +111,7 @@ async def info(call: Call, query: NoQuery) -> web.StreamResponse:
             api="v1",
             python=platform.python_version(),
             node=context.node.info(),
-            stores=sorted(context.node.stores),
+            stores=[] if call.access.patterns else sorted(context.node.stores),
             limits=context.limits,
             peers=context.peers(),
         )
@@ -170,5 +171,6 @@ ROUTES: Final[tuple[Route[Any], ...]] = (
         "Is every byte as it was stored",
         {200: Answer("What was found", Verification)},
         of_store=False,
+        all_streams=True,
     ),
 )

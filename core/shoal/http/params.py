@@ -20,7 +20,7 @@ from msgspec import Meta, inspect
 from shoal.errors import InvalidRequest
 from shoal.types import MAX_VERSION
 
-_DIGITS: Final = re.compile(r"-?(0|[1-9][0-9]{0,18})")
+_DIGITS: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _WHERE: Final = re.compile(r" - at `\$(.*)`$")
 _STEP: Final = re.compile(r"\[(\d+)\]|\.([^.\[]+)|\[\.\.\.\]")

@@ -49,7 +49,9 @@ class Body:
 class Route(Generic[Q]):
     """One method of one path. `role` None means that nobody is asked for a token.
 
-    A route of a store is served below `/v1`, for the store `main`, and below `/v1/stores/{store}`.
+    A route of a store is served below `/v1`, for the store `main`, and below `/v1/stores/{store}`. One of
+    `all_streams` is not for a token that is limited to some. `offers` are the media types that are negotiated
+    before the handler runs, and so before anything takes effect; none where the answer comes in one form only.
     """
 
     method: str
@@ -63,6 +65,12 @@ class Route(Generic[Q]):
     problems: tuple[type[ShoalError], ...] = ()
     headers: tuple[str, ...] = ()
     of_store: bool = True
+    all_streams: bool = False
+    offers: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        media = next((answer.media for answer in self.answers.values() if answer.body is not None), ())
+        object.__setattr__(self, "offers", media if len(media) > 1 else ())
 
     def paths(self) -> tuple[str, ...]:
         """Where it is served."""

@@ -13,7 +13,7 @@ from aiohttp import web
 from shoal.address import is_loopback, split_address
 from shoal.config import Config, valid_store_name
 from shoal.errors import ConfigError, InvalidRequest, ShoalError
-from shoal.http import append, events, openapi, ops, params, problems, snapshots, stores, streams
+from shoal.http import append, events, negotiation, openapi, ops, params, problems, snapshots, stores, streams
 from shoal.http.auth import EVERYTHING, Door, Tokens
 from shoal.http.context import Call, Context, ServedNode
 from shoal.http.params import ReadQuery
@@ -65,6 +65,8 @@ class Service:
         except ShoalError as error:
             if problems.status_of(error) == 500 and not isinstance(error, ConfigError):  # the door has told
                 _log.error("%s %s failed", request.method, path, exc_info=error)
+            elif request.writer.output_size > 0:
+                _log.warning("the answer to %s %s is cut short: %s", request.method, path, error)
             if request.writer.output_size > 0:
                 raise ConnectionResetError("the answer is cut short") from error
             response = problems.respond(error)
@@ -80,7 +82,7 @@ class Service:
             if context.door.stale:
                 await context.door.look()
             access = context.door.admit(route.role, request.headers.get("Authorization"))
-        call = Call(context, request, route, self._ids(raw_ids), access)
+        call = Call(context, request, self._ids(raw_ids), access)
         if _KEY in request.headers and request.method not in {"GET", "HEAD"}:
             raise InvalidRequest(
                 f"{_KEY} is not supported by this release; give the events ids, then repeating is safe",
@@ -88,11 +90,15 @@ class Service:
             )
         if "stream_id" in raw_ids:
             access.check(call.stream_id)
+        elif route.all_streams:
+            access.check_unlimited("this")
         query = (
             params.parse(route.query, raw_query, context.maxima) if raw_query else self._default(route.query)
         )
         if isinstance(query, ReadQuery) and query.wait_for is not None:
             await call.store.wait_for(query.wait_for, query.wait_ms)
+        if route.offers:
+            call.media = negotiation.answer_type(request.headers.get("Accept"), route.offers)
         return await route.handler(call, query)
 
     def _default(self, struct: type[msgspec.Struct]) -> msgspec.Struct:

@@ -31,21 +31,20 @@ async def save(call: Call, query: NoQuery) -> web.StreamResponse:
 
 async def listing(call: Call, query: ReadQuery) -> web.StreamResponse:
     """All usable snapshots, ascending by version."""
-    media = call.media()
     saved = await call.store.snapshots.list(call.stream_id)
-    return call.answer_read(answers.SnapshotList([answers.snapshot(each, media) for each in saved]))
+    return call.answer_read(answers.SnapshotList([answers.snapshot(each, call.media) for each in saved]))
 
 
 async def latest(call: Call, query: ReadQuery) -> web.StreamResponse:
     """The one with the highest version."""
     saved = await call.store.snapshots.load(call.stream_id)
-    return call.answer_read(answers.snapshot(saved, call.media()))
+    return call.answer_read(answers.snapshot(saved, call.media))
 
 
 async def load(call: Call, query: ReadQuery) -> web.StreamResponse:
     """The one of exactly this version."""
     saved = await call.store.snapshots.load_at(call.stream_id, call.version)
-    return call.answer_read(answers.snapshot(saved, call.media()))
+    return call.answer_read(answers.snapshot(saved, call.media))
 
 
 async def delete_all(call: Call, query: NoQuery) -> web.StreamResponse:

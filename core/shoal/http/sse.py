@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
@@ -23,15 +23,14 @@ from shoal.http.params import whole
 from shoal.types import JSON, MAX_VERSION, CaughtUp, Event, EventFilter
 
 _COMMENT: Final = b": still here\n\n"
-_DEFAULT_LIMIT: Final = 100
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def check_live(direction: str, limit: int) -> None:
+def check_live(direction: str, limit: int | None) -> None:
     """Refuse what a live tail cannot honour. Raises InvalidRequest."""
     if direction != "forward":
         raise InvalidRequest("a live tail only goes forward", pointer="direction")
-    if limit != _DEFAULT_LIMIT:
+    if limit is not None:
         raise InvalidRequest("a live tail has no end, leave out the limit", pointer="limit")
 
 
@@ -80,23 +79,26 @@ async def _serve(call: Call, tail: AsyncIterator[Event | CaughtUp], start: int) 
         call.request.protocol.may_stall()
     await response.prepare(call.request)
     delivery = asyncio.create_task(_deliver(tail, response, start))
-    closing = asyncio.create_task(context.closing.wait())
+    ending: list[asyncio.Task[Any]] = [asyncio.create_task(context.closing.wait())]
+    if call.access.token_id is not None:
+        ending.append(asyncio.create_task(context.door.revoked(call.access)))
     heartbeat_s = context.config.http.heartbeat_ms / 1000
     try:
         while await context.door.still_open(call.access):
             done, _ = await asyncio.wait(
-                {delivery, closing}, timeout=heartbeat_s, return_when=asyncio.FIRST_COMPLETED
+                {delivery, *ending}, timeout=heartbeat_s, return_when=asyncio.FIRST_COMPLETED
             )
             if done:
                 break
-            await response.write(_COMMENT)
+            if not call.request.protocol.writing_paused:  # to one that stalls it would only wait
+                await response.write(_COMMENT)
     finally:
-        await _end(delivery, closing)
+        await _end(delivery, *ending)
     await response.write_eof()
     return response
 
 
-async def _end(*tasks: asyncio.Task[object]) -> None:
+async def _end(*tasks: asyncio.Task[Any]) -> None:
     """Cancel what still runs. A store that closes ends its tails; any other failure is raised."""
     for task in tasks:
         task.cancel()

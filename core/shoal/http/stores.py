@@ -56,6 +56,7 @@ ROUTES: Final[tuple[Route[Any], ...]] = (
         "List the stores",
         {200: Answer("The stores", answers.StoreList)},
         of_store=False,
+        all_streams=True,
     ),
     Route(
         "GET",
@@ -67,6 +68,7 @@ ROUTES: Final[tuple[Route[Any], ...]] = (
         {200: Answer("The store", answers.StoreName)},
         problems=(NotFound,),
         of_store=False,
+        all_streams=True,
     ),
     Route(
         "PUT",
@@ -77,6 +79,7 @@ ROUTES: Final[tuple[Route[Any], ...]] = (
         "Create a store",
         {201: Answer("It is new", answers.StoreName), 200: Answer("It was there", answers.StoreName)},
         of_store=False,
+        all_streams=True,
     ),
     Route(
         "DELETE",
@@ -87,5 +90,6 @@ ROUTES: Final[tuple[Route[Any], ...]] = (
         "Drop a store with all its events",
         {204: Answer("It is gone, or never was")},
         of_store=False,
+        all_streams=True,
     ),
 )

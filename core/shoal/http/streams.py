@@ -30,7 +30,7 @@ class StreamRead(ReadQuery, frozen=True, kw_only=True):
     """Reading one stream. Without `from`: forward from the first event, backward from the last."""
 
     from_: Version | None = msgspec.field(name="from", default=None)
-    limit: PageLimit = 100
+    limit: PageLimit | None = None
     direction: Direction = "forward"
 
 
@@ -40,7 +40,7 @@ class StreamListing(ReadQuery, frozen=True, kw_only=True):
     prefix: Text | None = None
     pattern: Annotated[Text, Meta(description="`*` any run, `?` one character.")] | None = None
     after: Text | None = None
-    limit: PageLimit = 100
+    limit: PageLimit | None = None
     system: bool = False
 
 
@@ -61,26 +61,24 @@ class Folding(ReadQuery, frozen=True, kw_only=True):
 
 async def read(call: Call, query: StreamRead) -> web.StreamResponse:
     """A page as one document, its events line by line, or the stream live."""
-    media = call.media(*_READ_MEDIA)
     resumed = sse.last_event_id(call)
-    if media == negotiation.SSE:
+    if call.media == negotiation.SSE:
         sse.check_live(query.direction, query.limit)
         return await sse.tail_stream(call, query.from_ or 0, resumed)
-    if media == negotiation.NDJSON:
-        return await ndjson.read(call, query.from_, query.limit, query.direction)
-    page = await call.store.streams.read_page(call.stream_id, query.from_, query.limit, query.direction)
+    limit = call.page_limit(query.limit)
+    if call.media == negotiation.NDJSON:
+        return await ndjson.read(call, query.from_, limit, query.direction)
+    page = await call.store.streams.read_page(call.stream_id, query.from_, limit, query.direction)
     headers = {"ETag": f'"{page.version}"'}
     if page.next is not None:
-        headers["Link"] = _next_link(
-            call, f"from={page.next}&limit={query.limit}&direction={query.direction}"
-        )
-    return call.answer_read(answers.stream_page(page, media), headers=headers)
+        headers["Link"] = _next_link(call, f"from={page.next}&limit={limit}&direction={query.direction}")
+    return call.answer_read(answers.stream_page(page, call.media), headers=headers)
 
 
 async def read_event(call: Call, query: ReadQuery) -> web.StreamResponse:
     """One event by its version."""
     event = await call.store.streams.read_event(call.stream_id, call.version)
-    return call.answer_read(answers.event(event, call.media()))
+    return call.answer_read(answers.event(event, call.media))
 
 
 async def head(call: Call, query: ReadQuery) -> web.StreamResponse:
@@ -95,22 +93,28 @@ async def head(call: Call, query: ReadQuery) -> web.StreamResponse:
 
 async def listing(call: Call, query: StreamListing) -> web.StreamResponse:
     """Streams and their versions."""
-    pattern = call.access.confine(query.pattern)
+    pattern, limit = _listed(call, query), call.page_limit(query.limit)
     page = await call.store.streams.list_page(
         query.prefix or "",
         pattern,
         query.after,
-        query.limit,
+        limit,
         system=query.system or (query.prefix or pattern or "").startswith("$"),
     )
     headers = {}
     if page.next is not None:
-        kept = {"prefix": query.prefix, "pattern": query.pattern, "limit": query.limit, "after": page.next}
+        kept = {"prefix": query.prefix, "pattern": query.pattern, "limit": limit, "after": page.next}
         kept |= {"system": "true"} if query.system else {}
         terms = (f"{name}={quote(str(value), safe='')}" for name, value in kept.items() if value is not None)
         headers["Link"] = _next_link(call, "&".join(terms))
     streams = [answers.StreamHead(info.stream_id, info.version) for info in page.streams]
     return call.answer_read(answers.StreamList(streams, page.next), headers=headers)
+
+
+def _listed(call: Call, query: StreamListing) -> str | None:
+    """The pattern of a listing, within what the token is for. Raises Forbidden."""
+    covering = call.access.covering(query.prefix) if query.pattern is None and query.prefix else None
+    return covering or call.access.confine(query.pattern, "pattern")
 
 
 async def delete(call: Call, query: Deletion) -> web.StreamResponse:
@@ -124,7 +128,7 @@ async def delete(call: Call, query: Deletion) -> web.StreamResponse:
 async def aggregate(call: Call, query: Folding) -> web.StreamResponse:
     """The stream folded into one state."""
     result = await call.store.aggregate(call.stream_id, finalize=query.finalize, fold=query.fold, at=query.at)
-    return call.answer_read(answers.Folded(result.version, result.state))
+    return call.answer_read(answers.folded(result))
 
 
 def _next_link(call: Call, query: str) -> str:

@@ -2,10 +2,10 @@
 
 cbor2 cannot promise this: it turns tags into dates, decimals and shared references before anybody can
 refuse them, lets the last of two equal keys win, and has no limit on depth of its own. So the little
-that is wanted is read here. Refused: tags, undefined and other simple values, infinities and NaN, keys
-that are not text, keys that come twice, indefinite lengths, bytes behind the item. Integers and lengths
-need not be in their shortest form. A declared length is compared with the bytes that are left before
-anything is made of it.
+that is wanted is read here. Refused: tags other than those of large integers, undefined and other simple
+values, infinities and NaN, keys that are not text, keys that come twice, indefinite lengths, bytes behind
+the item. Integers and lengths need not be in their shortest form. A declared length is compared with the
+bytes that are left before anything is made of it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ from shoal.types import Limits
 MAX_CONTAINERS: Final = 1_000_000
 """Maps and arrays in one document: in memory empty ones take 25 (JSON) to 64 times (CBOR) their size."""
 
+MAX_DIGITS: Final = 4300
+"""Of an integer, its sign included: all that our reader of JSON takes."""
+LEAST_INTEGER: Final = 1 - 10 ** (MAX_DIGITS - 1)
+GREATEST_INTEGER: Final = 10**MAX_DIGITS - 1
+
 _BYTES, _TEXT, _ARRAY, _MAP, _TAG, _OTHER = 2, 3, 4, 5, 6, 7
 _INDEFINITE = 31
+_POSITIVE, _NEGATIVE = 2, 3
 _LITERALS = {20: False, 21: True, 22: None}
 _FLOATS = {25: (">e", 2), 26: (">f", 4), 27: (">d", 8)}
 
@@ -72,7 +78,7 @@ class _Reader:
         if major == _BYTES:
             return self._bytes(argument)
         if major == _TAG:
-            raise _Refused(f"tag {argument}: tags are not taken")
+            return self._tagged(argument)
         return self._container(major, argument, depth)
 
     def _argument(self, info: int) -> int:
@@ -94,6 +100,19 @@ class _Reader:
             return raw.decode()
         except UnicodeDecodeError:
             raise _Refused("text that is not UTF-8") from None
+
+    def _tagged(self, tag: int) -> int:
+        """An integer beyond 64 bits (RFC 8949, 3.4.3), as our own answers have them."""
+        if tag not in (_POSITIVE, _NEGATIVE):
+            raise _Refused(f"tag {tag}: of all tags only those of large integers are taken")
+        if self.raw[self.at] >> 5 != _BYTES:
+            raise _Refused("a large integer that is no byte string")
+        number = int.from_bytes(self.item(0), "big")
+        if tag == _NEGATIVE:
+            number = -1 - number
+        if not LEAST_INTEGER <= number <= GREATEST_INTEGER:
+            raise _Refused(f"an integer of more than {MAX_DIGITS} digits")
+        return number
 
     def _container(self, major: int, size: int, depth: int) -> Any:
         left = len(self.raw) - self.at
