@@ -232,6 +232,21 @@ async def test_verify_finds_a_changed_byte_and_says_where(board: Shoald) -> None
     assert (await shoal("verify", "--data-dir", str(board.data_dir / "none"))).code == 4
 
 
+async def test_verify_after_a_kill_counts_what_only_the_journal_has(board: Shoald) -> None:
+    await shoal("append", "diary", "written", "-", "--url", board.url, stdin=b"1\n2\n")
+    await board.kill9()
+    where = ("--data-dir", str(board.data_dir))
+    verified = await shoal("verify", *where)
+    assert verified.code == 0
+    assert "not in the database yet; the next start puts them there" in verified.out
+    path = max((board.data_dir / "journal").glob("*.seg"))
+    data = path.read_bytes()
+    path.write_bytes(data[:4200] + bytes([data[4200] ^ 1]) + data[4201:])
+    damaged = await shoal("verify", *where)
+    assert damaged.code == 7
+    assert "set it aside (mv" in damaged.out
+
+
 async def test_the_database_can_be_looked_into_but_not_changed(board: Shoald) -> None:
     lines = b'{"n": 1}\n{"n": 2}\n'
     await shoal("append", "s", "counted", "-", "--url", board.url, stdin=lines)

@@ -282,6 +282,21 @@ async def test_verify_names_a_damaged_journal(tmp_path):
     assert str(path) in problem.where
 
 
+async def test_a_database_set_aside_is_made_again_or_the_start_is_refused(tmp_path):
+    """What `shoal verify` advises."""
+    live = await filled(tmp_path)
+    (tmp_path / "db").rename(tmp_path / "db.damaged")
+    async with opened(small(tmp_path), inline_means()) as node:
+        assert await everything(node) == live
+        assert (await node.verify()).problems == []
+    other = tmp_path / "other"
+    await filled(other, drop_journal=True)
+    (other / "db").rename(other / "db.damaged")
+    with pytest.raises(StorageError, match="the journal begins at entry"):
+        async with opened(small(other), inline_means()):
+            pass
+
+
 async def test_verify_of_nothing_says_so(tmp_path):
     with pytest.raises(StorageError, match="holds no store"):
         verify(tmp_path)

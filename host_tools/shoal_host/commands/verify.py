@@ -28,7 +28,8 @@ def verify(*, data_dir: Path, as_json: bool) -> None:
     """Check the files of a board on this machine, while its shoald is stopped.
 
     Exit code 0 if all is well, 7 if something is damaged; then each finding says where. With --json one
-    document: {"ok", "segments", "records", "stores", "streams", "events", "snapshots", "problems"}.
+    document: {"ok", "segments", "records", "pending", "stores", "streams", "events", "snapshots", "problems",
+    "notes"}; `pending` entries are safe in the journal, and in the database after the next start.
     """
     from shoal.storage.verify import verify as check
 
@@ -45,5 +46,21 @@ def verify(*, data_dir: Path, as_json: bool) -> None:
             f"{verdict}: {found.stores} stores, {found.streams} streams, {found.events} events, "
             f"{found.snapshots} snapshots; journal: {found.segments} segments, {found.records} records"
         )
+        for note in found.notes:
+            click.echo(one_line(note))
+        if found.pending:
+            click.echo(
+                f"{found.pending} entries of the journal are not in the database yet; the next start puts them there"
+            )
+        if not found.ok:
+            click.echo(one_line(_advice(data_dir)))
     if not found.ok:
         sys.exit(DAMAGED)
+
+
+def _advice(data_dir: Path) -> str:
+    db = data_dir / "db"
+    return (
+        f"If only the database is damaged: set it aside (mv {db} {db}.damaged) and start the board; it is made again "
+        "where the journal holds everything, else the start is refused. Or restore a backup"
+    )
