@@ -137,6 +137,38 @@ async def test_a_snapshot_counts_only_for_the_life_it_was_taken_in(store):
     assert await listed(store) == [2]
 
 
+async def test_a_version_that_was_deleted_has_no_snapshot(store):
+    await store.streams.append("s", NO_STREAM, [NewEvent("e", {"n": Sum(1)})] * 3)
+    await store.streams.delete("s")
+    for version in (2, 3):
+        with pytest.raises(StreamNotFound):
+            await store.snapshots.save("s", version, {"n": 100})
+    await store.streams.append("s", NO_STREAM, [NewEvent("e", {"n": Sum(5)})] * 2)
+    for version in (0, 2):
+        with pytest.raises(InvalidRequest):
+            await store.snapshots.save("s", version, {"n": 100})
+    assert await listed(store) == []
+    assert (await store.aggregate("s")).state == {"n": 10}
+    await store.snapshots.save("s", 3, {"n": 100})
+    assert (await store.aggregate("s")).state == {"n": 105}
+
+
+async def test_a_state_from_before_its_events_is_kept_and_never_folded_on_from(store):
+    await store.snapshots.save("s", 1, {"n": 100})
+    await store.streams.append("s", NO_STREAM, [NewEvent("e", {"n": Sum(1)})] * 3)
+    assert (await store.snapshots.load("s")).data == {"n": 100}
+    assert (await store.aggregate("s")).state == {"n": 3}
+    await store.snapshots.save("s", 0, {"n": 50})
+    assert (await store.aggregate("s")).state == {"n": 52}
+    await store.snapshots.save("s", 4, {"n": 1_000})
+    assert (await store.aggregate("s")).state == {"n": 52}
+    await store.streams.append("s", 2, [NewEvent("e", {"n": Sum(1)})] * 3)
+    assert (await store.aggregate("s")).state == {"n": 55}
+    await store.snapshots.save("s", 4, {"n": 2_000})
+    assert (await store.aggregate("s")).state == {"n": 2_001}
+    assert (await store.aggregate("s", at=3)).state == {"n": 53}
+
+
 # -- folding -----------------------------------------------------------------------------------------
 
 

@@ -273,7 +273,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(stream_id=stream_ids, version=st.integers(0, 5), data=st.integers() | st.just(b"\1"))
     def save_snapshot(self, stream_id: str, version: int, data: Any) -> None:
         stream = self.model.streams[stream_id]
-        if stream.readable:
+        if stream.readable and version >= stream.visible_from:
             self.store.snapshots.save(stream_id, version, data)
             stream.snapshots[version] = data
 

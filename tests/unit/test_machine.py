@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.errors import ConditionFailed, EventIdReused, StreamTombstoned, WrongExpectedVersion
+from shoal.errors import (
+    ConditionFailed,
+    EventIdReused,
+    InvalidRequest,
+    StreamNotFound,
+    StreamTombstoned,
+    WrongExpectedVersion,
+)
 from shoal.model.commands import Append, DeleteSnapshots, DeleteStream, ProposedEvent, SaveSnapshot, Write
 from shoal.model.machine import (
     Head,
@@ -271,6 +278,28 @@ def test_snapshots_get_a_time_and_are_deleted_one_or_all(world):
     assert saved.epoch_us == 5_000
     assert world.do(DeleteSnapshots("main", "s", 3)).change.version == 3
     assert world.do(DeleteSnapshots("main", "s")).change.version is None
+
+
+def test_events_are_later_than_all_snapshots_saved_before_them(world):
+    """Whatever the clock does: by that a snapshot is known that was saved before the event of its version."""
+    saved = world.do(SaveSnapshot("main", "new", 0, b"1"), clock_us=9_000).change
+    world.append("new", NO_STREAM, event(), clock_us=9_000)
+    world.append("new", 0, event(), clock_us=10)
+    assert saved.epoch_us == 9_000
+    assert [row[5] for row in world.rows[-2:]] == [9_001, 9_002]
+    after = world.do(SaveSnapshot("main", "new", 1, b"1"), clock_us=10).change
+    assert after.epoch_us == 9_002
+
+
+def test_a_snapshot_of_a_version_that_was_deleted_is_refused(world):
+    world.append("new", NO_STREAM, event(), event())
+    world.delete("new")
+    with pytest.raises(StreamNotFound):
+        world.do(SaveSnapshot("main", "new", 2, b"1"))
+    world.append("new", NO_STREAM, event())
+    with pytest.raises(InvalidRequest, match="begins at 2"):
+        world.do(SaveSnapshot("main", "new", 1, b"1"))
+    assert isinstance(world.do(SaveSnapshot("main", "new", 2, b"1")).change, SnapshotSaved)
 
 
 # --------------------------------------------------------------------------------- time and order

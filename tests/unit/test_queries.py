@@ -96,6 +96,7 @@ ASKED = {
     "streams like": lambda c, d: queries.streams(c, "", "s*", None, 10, True),
     "snapshots": lambda c, d: queries.snapshots(c, "s1", None, False),
     "snapshot at": lambda c, d: queries.snapshots(c, "s1", 4, False),
+    "covering snapshot": lambda c, d: queries.covering_snapshot(c, "s1", 4),
     "latest snapshot": lambda c, d: queries.snapshots(c, "s1", 4, True),
 }
 WALKS_ITS_INDEX_IN_ORDER = {"streams", "streams like"}

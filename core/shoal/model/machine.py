@@ -14,6 +14,7 @@ import msgspec
 from shoal.errors import (
     ConditionFailed,
     EventIdReused,
+    InvalidRequest,
     StreamNotFound,
     StreamTombstoned,
     WrongExpectedVersion,
@@ -297,9 +298,20 @@ def _delete(view: View, command: DeleteStream) -> Decision:
 
 
 def _save_snapshot(state: StoreState, view: View, command: SaveSnapshot, clock_us: int) -> Decision:
+    """A snapshot belongs to one life of its stream; one of a stream or version that is not there yet is kept too.
+
+    Its time is that of the store, and later events are later than it: so it can be told for ever from a state
+    that covers the event of its version.
+    """
     head = view.head(command.stream_id)
     if head is not None and head.tombstoned:
         raise StreamTombstoned(command.stream_id)
     if head is not None and not head.live:
-        raise StreamNotFound(command.stream_id)  # a snapshot belongs to one life of its stream
-    return Decision(SnapshotSaved(command, max(state.epoch_us, clock_us)), None)
+        raise StreamNotFound(command.stream_id)
+    if head is not None and command.version < head.visible_from:
+        raise InvalidRequest(
+            f"version {command.version} was deleted, the stream begins at {head.visible_from}",
+            pointer="version",
+        )
+    state.epoch_us = max(state.epoch_us, clock_us)
+    return Decision(SnapshotSaved(command, state.epoch_us), None)

@@ -22,6 +22,7 @@ _FIELDS = (
     "e.version, e.position, e.event_id, t.name, e.epoch_us, e.data, e.content_type, "
     "e.metadata, e.metadata_type, e.tags"
 )
+_SNAPSHOT = "n.stream, n.version, n.epoch_us, n.data, n.content_type, n.metadata, n.metadata_type"
 _READABLE = "e.version >= s.visible_from AND s.tombstoned = 0"
 _JOINS = "JOIN stream s ON s.id = e.stream JOIN type t ON t.id = e.type"
 _EVERYTHING = f"event e {_JOINS} WHERE 1"
@@ -334,20 +335,34 @@ def snapshots(
     version: int | None,
     latest: bool,  # noqa: FBT001 - called through a queue, by position
 ) -> list[Snapshot]:
-    """Usable snapshots of a stream, ascending: all, the one of a version, or the latest up to it."""
+    """Snapshots of this life of a stream, ascending: all, the one of a version, or the latest up to it."""
     found = head(connection, stream_id)
     if found is not None and not found.live:
         return []
-    sql = (
-        "SELECT stream, version, epoch_us, data, content_type, metadata, metadata_type "
-        "FROM snapshot WHERE stream = ?"
-    )
-    arguments: list[Any] = [stream_id]
+    sql = f"SELECT {_SNAPSHOT} FROM snapshot n WHERE stream = ? AND version >= ?"  # noqa: S608 - constants
+    arguments: list[Any] = [stream_id, 0 if found is None else found.visible_from]
     if version is not None:
         sql += " AND version <= ?" if latest else " AND version = ?"
         arguments.append(version)
     sql += " ORDER BY version DESC LIMIT 1" if latest else " ORDER BY version"
     return [Snapshot(*row) for row in connection.execute(sql, arguments)]
+
+
+def covering_snapshot(connection: apsw.Connection, stream_id: str, last: int) -> Snapshot | None:
+    """The latest snapshot of at most version `last` that was saved when the event of its version was there.
+
+    An event is later than all snapshots saved before it (`model.machine`).
+    """
+    found = head(connection, stream_id)
+    if found is None or not found.live:
+        return None
+    row = connection.execute(
+        f"SELECT {_SNAPSHOT} FROM snapshot n WHERE n.stream = ? AND n.version BETWEEN ? AND ? "  # noqa: S608 - constants
+        "AND NOT EXISTS (SELECT 1 FROM event e WHERE e.stream = (SELECT id FROM stream WHERE name = ?) "
+        "AND e.version = n.version AND e.epoch_us > n.epoch_us) ORDER BY n.version DESC LIMIT 1",
+        (stream_id, found.visible_from, min(last, found.version), stream_id),
+    ).fetchone()
+    return None if row is None else Snapshot(*row)
 
 
 def glob_literal(text: str) -> str:

@@ -151,7 +151,11 @@ class Snapshots(Protocol):
         data: Any,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Save the state at `version`; the same version is replaced."""
+        """Save the state at `version`; the same version is replaced.
+
+        A stream or version that does not exist yet is fine, but no aggregate folds on from such a state. Raises
+        StreamNotFound for a deleted stream, StreamTombstoned, and InvalidRequest for a version that was deleted.
+        """
 
     async def load(self, stream_id: str) -> Snapshot:
         """The one with the highest version. Raises NotFound."""

@@ -165,6 +165,9 @@ class Queries(Protocol):
     ) -> list[Snapshot]:
         """Usable snapshots, ascending: all, that of a version, or the latest (up to a version)."""
 
+    def covering_snapshot(self, connection: Any, stream_id: str, last: int) -> Snapshot | None:
+        """The latest of at most version `last` that was saved when the event of its version was there."""
+
 
 class Reader(Protocol):
     """Runs a query of one store on a connection of its own, off the loop."""

@@ -65,10 +65,10 @@ class LocalSnapshots:
             )
         return found[0]
 
-    async def latest_up_to(self, stream_id: str, version: int | None) -> Snapshot | None:
-        """The latest usable one, of at most `version` where given."""
-        found = await self._find(stream_id, version, latest=True)
-        return found[0] if found else None
+    async def latest_up_to(self, stream_id: str, version: int) -> Snapshot | None:
+        """The latest of at most `version` to fold on from: it covers the events up to its own version."""
+        context = self._context
+        return await context.read_applied(context.queries.covering_snapshot, stream_id, version)
 
     async def list(self, stream_id: str) -> list[Snapshot]:
         """See shoal.store.api.Snapshots."""
