@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shoal.errors import InvalidRequest
 from shoal.model.query import check_condition, check_filter, check_query, compile_filter, compile_query
@@ -107,3 +110,31 @@ def test_lists_become_tuples_and_what_repeats_an_item_goes() -> None:
     assert hash(check_condition(Condition(Query([QueryItem(["t"])]), 3), LIMITS))
     selection = check_filter(EventFilter(["t"], ["a"], query=Query([QueryItem(["t"])])), LIMITS)
     assert selection == EventFilter(("t",), ("a",), query=Query((QueryItem(("t",)),)))
+
+
+TEXTS = st.lists(st.sampled_from("abc"), max_size=3)
+ITEMS = st.lists(st.builds(QueryItem, TEXTS.map(tuple), TEXTS.map(tuple)), min_size=1, max_size=5)
+
+
+@given(ITEMS, st.sampled_from("abcd"), TEXTS)
+def test_any_item_that_matches_will_do(items: list[QueryItem], event_type: str, tags: list[str]) -> None:
+    expected = any(
+        (not item.types or event_type in item.types) and set(item.tags) <= set(tags) for item in items
+    )
+    assert compile_query(Query(tuple(items)))("s", event_type, tags) is expected
+
+
+def test_items_about_other_events_are_not_looked_at() -> None:
+    calls = 0
+
+    def count(_frame: object, what: str, _argument: object) -> None:
+        nonlocal calls
+        calls += what == "call"
+
+    matches = compile_query(Query(tuple(QueryItem(("t",), ("common", f"tag-{n}")) for n in range(64))))
+    sys.setprofile(count)
+    try:
+        assert not matches("s", "t", ["common", "other"])
+    finally:
+        sys.setprofile(None)
+    assert calls < 10

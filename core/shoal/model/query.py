@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,11 +32,28 @@ def compile_filter(selection: EventFilter) -> Matches:
 
 
 def compile_query(query: Query) -> Matches:
-    """A predicate for `query`: any of its items."""
-    items = [_compile_item(item) for item in query.items]
-    if len(items) == 1:
-        return items[0]
-    return lambda stream_id, event_type, tags: any(item(stream_id, event_type, tags) for item in items)
+    """A predicate for `query`: any of its items.
+
+    It runs on the loop for every event in memory: an item is looked at only for events that carry the rarest
+    of its tags, or have its type if it has none.
+    """
+    items = query.items
+    if len(items) == 1 or any(not item.types and not item.tags for item in items):
+        return _any_of([_compile_item(item) for item in items])
+    types = frozenset(name for item in items if not item.tags for name in item.types)
+    counts = Counter(tag for item in items for tag in item.tags)
+    of_tag: dict[str, list[Matches]] = {}
+    for item in items:
+        if item.tags:
+            of_tag.setdefault(min(item.tags, key=counts.__getitem__), []).append(_compile_item(item))
+    each = {tag: _any_of(found) for tag, found in of_tag.items()}
+
+    def matches(stream_id: str, event_type: str, tags: Sequence[str]) -> bool:
+        if event_type in types:
+            return True
+        return any(tag in each and each[tag](stream_id, event_type, tags) for tag in tags)
+
+    return matches
 
 
 def check_query(query: Any, limits: Limits, pointer: str = "query") -> Query:
@@ -148,6 +166,12 @@ def _compile_item(item: QueryItem) -> Matches:
     if item.tags:
         parts.append(_all_tags(item.tags))
     return _all_of(parts)
+
+
+def _any_of(parts: list[Matches]) -> Matches:
+    if len(parts) == 1:
+        return parts[0]
+    return lambda stream_id, event_type, tags: any(part(stream_id, event_type, tags) for part in parts)
 
 
 def _all_of(parts: list[Matches]) -> Matches:
