@@ -25,11 +25,14 @@ from shoal.errors import (
     WrongExpectedVersion,
 )
 from shoal.http import answers, bodies, negotiation, params, problems
+from shoal.http.auth import Access
+from shoal.http.bodies import LARGE_BYTES
 from shoal.http.context import Call
 from shoal.http.events import QueryItems
 from shoal.http.params import ExpectedVersion, NoQuery, Position, Text
 from shoal.http.replies import Reply
 from shoal.http.routing import Answer, Body, Route
+from shoal.ids import EventIds
 from shoal.model.commands import ProposedEvent, Write
 from shoal.model.payload import (
     check_json,
@@ -139,14 +142,17 @@ _Writes = SentWrites[SentEvent] | SentWrites[SentValue]
 
 async def append(call: Call, query: AppendQuery) -> web.StreamResponse:
     """Append all events of the body, or none."""
-    limits, stream_id = call.context.limits, call.stream_id
+    context, stream_id = call.context, call.stream_id
     raw = await call.body()
     content_type = call.request.headers.get("Content-Type")
-    sent, in_body, pointer = _read_events(raw, content_type, limits)
+    if len(raw) <= LARGE_BYTES:
+        events, in_body = _events(raw, content_type, context.limits, context.ids)
+    else:
+        ids = context.ids_for_a_thread()
+        events, in_body = await context.bodies.beside(_events, raw, content_type, context.limits, ids)
     in_header = _header_condition(call)
-    expected = _one_expectation(query.expected_version, in_body, in_header)
-    write = Write(stream_id, expected, _propose_all(sent, call, pointer))
-    del raw, sent  # a large body is not kept while its append waits
+    write = Write(stream_id, _one_expectation(query.expected_version, in_body, in_header), events)
+    del raw, events  # a large body is not kept while its append waits
     try:
         many = await call.store.streams.append_proposed([write])
     except WrongExpectedVersion as error:
@@ -167,14 +173,16 @@ async def append(call: Call, query: AppendQuery) -> web.StreamResponse:
 
 async def append_many(call: Call, query: NoQuery) -> web.StreamResponse:
     """Append to several streams, all or nothing, if the condition holds."""
-    limits = call.context.limits
-    sent = _read_writes(await call.body(), call.request.headers.get("Content-Type"), limits)
-    _check_writes(call, sent)
-    writes = [_write(call, write, f"/writes/{index}") for index, write in enumerate(_parts(sent))]
-    condition = None
-    if sent.condition is not None:
-        call.access.check_unlimited("a condition")
-        condition = Condition(sent.condition.query.as_query(limits, "/condition/query"), sent.condition.after)
+    context, access = call.context, call.access
+    raw, content_type = await call.body(), call.request.headers.get("Content-Type")
+    if len(raw) <= LARGE_BYTES:
+        writes, condition = _writes(raw, content_type, context.limits, context.ids, access)
+    else:
+        ids = context.ids_for_a_thread()
+        writes, condition = await context.bodies.beside(
+            _writes, raw, content_type, context.limits, ids, access
+        )
+    del raw
     many = await call.store.streams.append_proposed(writes, condition)
     results = [
         answers.AppendedToStream(each.stream_id, each.first_version, int(each)) for each in many.results
@@ -183,6 +191,28 @@ async def append_many(call: Call, query: NoQuery) -> web.StreamResponse:
     return call.answer(
         answers.AppendedToMany(many.position, results, many.duplicate), status=201 if new else 200
     )
+
+
+def _events(
+    raw: bytes, content_type: str | None, limits: Limits, ids: EventIds
+) -> tuple[list[ProposedEvent], int | UnsetType]:
+    """The events of a body, checked, and the version it expects."""
+    sent, in_body, pointer = _read_events(raw, content_type, limits)
+    return _propose_all(sent, limits, ids, pointer), in_body
+
+
+def _writes(
+    raw: bytes, content_type: str | None, limits: Limits, ids: EventIds, access: Access
+) -> tuple[list[Write], Condition | None]:
+    """The writes of a body and their condition, checked. Raises Forbidden too."""
+    sent = _read_writes(raw, content_type, limits)
+    _check_writes(sent, limits, access)
+    writes = [_write(write, limits, ids, f"/writes/{index}") for index, write in enumerate(_parts(sent))]
+    if sent.condition is None:
+        return writes, None
+    access.check_unlimited("a condition")
+    query = sent.condition.query.as_query(limits, "/condition/query")
+    return writes, Condition(query, sent.condition.after)
 
 
 def _read_events(raw: bytes, content_type: str | None, limits: Limits) -> tuple[_Sent, int | UnsetType, str]:
@@ -194,6 +224,8 @@ def _read_events(raw: bytes, content_type: str | None, limits: Limits) -> tuple[
         values = bodies.convert(value, SentEvents[SentValue])
         return values.events, values.expected_version, "/events"
     is_list = raw.lstrip(b" \t\r\n")[:1] == b"["
+    if len(raw) > limits.event_bytes:
+        _refuse_oversized(raw, list[SentEvent] if is_list else SentEvents[SentEvent], limits)
     check_json(raw, bodies.deeper(limits, _ARRAY_DEPTH if is_list else _ARRAY_DEPTH + 1))
     try:
         if is_list:
@@ -208,21 +240,44 @@ def _read_writes(raw: bytes, content_type: str | None, limits: Limits) -> _Write
     deeper = bodies.deeper(limits, _ARRAY_DEPTH + 3)
     if negotiation.body_type(content_type) == CBOR:
         return bodies.convert(decode_cbor(raw, deeper), SentWrites[SentValue])
+    if len(raw) > limits.event_bytes:
+        _refuse_oversized(raw, SentWrites[SentEvent], limits)
     check_json(raw, deeper)
     return bodies.decode_checked(raw, SentWrites[SentEvent])
+
+
+def _refuse_oversized(raw: bytes, shape: Any, limits: Limits) -> None:
+    """Refuse an event over its limit before the body is checked as a whole, which takes ten times as long."""
+    try:
+        sent = msgspec.json.decode(raw, type=shape)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return  # the whole check says what is wrong with it
+    if isinstance(sent, SentWrites):
+        parts = [(f"/writes/{index}/events", write.events) for index, write in enumerate(sent.writes)]
+    else:
+        parts = [("", sent)] if isinstance(sent, list) else [("/events", sent.events)]
+    for pointer, events in parts:
+        for index, event in enumerate(events):
+            size = sum(len(each) for each in (event.data, event.metadata) if each is not UNSET)
+            if size > limits.event_bytes:
+                raise BodyTooLarge(
+                    f"data and metadata have {size} bytes, {limits.event_bytes} are allowed",
+                    pointer=f"{pointer}/{index}/data",
+                )
 
 
 def _parts(sent: _Writes) -> Sequence[SentWrite[SentEvent] | SentWrite[SentValue]]:
     return sent.writes
 
 
-def _write(call: Call, sent: SentWrite[SentEvent] | SentWrite[SentValue], pointer: str) -> Write:
+def _write(
+    sent: SentWrite[SentEvent] | SentWrite[SentValue], limits: Limits, ids: EventIds, pointer: str
+) -> Write:
     expected = _known_version(sent.expected_version, f"{pointer}/expected_version")
-    return Write(sent.stream_id, expected, _propose_all(sent.events, call, f"{pointer}/events"))
+    return Write(sent.stream_id, expected, _propose_all(sent.events, limits, ids, f"{pointer}/events"))
 
 
-def _check_writes(call: Call, sent: _Writes) -> None:
-    limits = call.context.limits
+def _check_writes(sent: _Writes, limits: Limits, access: Access) -> None:
     if len(sent.writes) > limits.writes_per_append:
         raise BodyTooLarge(
             f"{len(sent.writes)} writes in one append, {limits.writes_per_append} are allowed",
@@ -237,7 +292,7 @@ def _check_writes(call: Call, sent: _Writes) -> None:
     for index, write in enumerate(_parts(sent)):
         pointer = f"/writes/{index}/stream_id"
         check_writable_stream_id(write.stream_id, limits, pointer)
-        call.access.check(write.stream_id)
+        access.check(write.stream_id)
         if write.stream_id in seen:
             raise InvalidRequest(
                 f"the stream {write.stream_id!r} is there twice, make it one write", pointer=pointer
@@ -245,16 +300,15 @@ def _check_writes(call: Call, sent: _Writes) -> None:
         seen.add(write.stream_id)
 
 
-def _propose_all(sent: _Sent, call: Call, pointer: str) -> list[ProposedEvent]:
+def _propose_all(sent: _Sent, limits: Limits, ids: EventIds, pointer: str) -> list[ProposedEvent]:
     """The events, checked. Pointers of refusals begin with `pointer` and the event's index."""
-    limits = call.context.limits
     if len(sent) > limits.events_per_append:
         raise BodyTooLarge(
             f"{len(sent)} events in one append, {limits.events_per_append} are allowed", pointer=pointer
         )
     proposed: list[ProposedEvent] = []
     try:
-        for event, new_id in zip(sent, call.context.ids.take(len(sent)), strict=True):
+        for event, new_id in zip(sent, ids.take(len(sent)), strict=True):
             proposed.append(_propose(event, new_id, limits))
     except InvalidRequest as error:
         raise type(error)(error.detail, pointer=f"{pointer}/{len(proposed)}{error.pointer}") from error

@@ -1,9 +1,13 @@
-"""Request bodies: read within a size, a time and a memory budget, then decoded and checked."""
+"""Request bodies: read within a size, a time and a memory budget, then decoded and checked.
+
+Large ones are decoded beside the loop, one at a time: as Python values they are several times as large.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -16,6 +20,10 @@ from shoal.model.payload import check_json, decode_cbor
 from shoal.types import CBOR, Limits
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+LARGE_BYTES: Final = 256 * 1024
+"""A body beyond this keeps the loop for longer than others should wait: milliseconds."""
 
 _BUDGET_BODIES: Final = 4
 """Bodies of the largest size that may be in memory at once, half-read ones included."""
@@ -29,6 +37,20 @@ class BodyReader:
         self._limit = limits.body_bytes
         self._timeout_s = timeout_s
         self._budget = max(_BUDGET_BODIES * limits.body_bytes, 1)
+        self._decoding = asyncio.Lock()
+
+    async def beside(
+        self, work: Callable[Concatenate[bytes, P], T], raw: bytes, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """`work` on a large body, in a thread. Raises TooBusy when too many of them wait for it."""
+        if len(raw) > self._budget:
+            raise TooBusy("too many large bodies are being read at once, send this one again")
+        self._budget -= len(raw)
+        try:
+            async with self._decoding:
+                return await asyncio.to_thread(work, raw, *args, **kwargs)
+        finally:
+            self._budget += len(raw)
 
     async def read(self, request: web.BaseRequest) -> bytes:
         """The whole body. Raises BodyTooLarge, SlowBody, TooBusy, UnsupportedMediaType, InvalidRequest."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -13,12 +13,14 @@ from aiohttp import web
 from shoal.config import DEFAULT_STORE, Config
 from shoal.errors import InvalidRequest
 from shoal.http.auth import Access, Door
-from shoal.http.bodies import BodyReader
+from shoal.http.bodies import LARGE_BYTES, BodyReader, decode
 from shoal.ids import EventIds
 from shoal.metrics import HANDLER_ID, Metrics
-from shoal.model.commands import Write
+from shoal.model.commands import SaveSnapshot, Write
 from shoal.store.api import Snapshots, Streams
 from shoal.types import JSON, AggregateResult, AppendedMany, Condition, Limits
+
+T = TypeVar("T")
 
 DEFAULT_PAGE: Final = 100
 """Events or names of a page that nobody gave a `limit`."""
@@ -35,6 +37,13 @@ class ServedStreams(Streams, Protocol):
         """As `append_many`, for what needs no more checking."""
 
 
+class ServedSnapshots(Snapshots, Protocol):
+    """A store's snapshots, and saving one whose payload is checked and encoded already."""
+
+    async def save_encoded(self, command: SaveSnapshot) -> None:
+        """As `save`, for what needs no more checking."""
+
+
 class ServedStore(Protocol):
     """What HTTP needs of a store."""
 
@@ -43,7 +52,7 @@ class ServedStore(Protocol):
     @property
     def streams(self) -> ServedStreams: ...
     @property
-    def snapshots(self) -> Snapshots: ...
+    def snapshots(self) -> ServedSnapshots: ...
     @property
     def head(self) -> int:
         """The last position assigned."""
@@ -109,19 +118,25 @@ class ServedNode(Protocol):
 class Context:
     """One HTTP server's share of everything: made once, handed to every call."""
 
-    def __init__(self, node: ServedNode, config: Config, door: Door, ids: EventIds) -> None:
+    def __init__(self, node: ServedNode, config: Config, door: Door, now_ms: Callable[[], int]) -> None:
         self.node = node
         self.config = config
         self.limits: Limits = config.limits
         self.maxima: Mapping[str, int] = {"limit": config.limits.page_events}
         self.door = door
-        self.ids = ids
+        self.ids = EventIds(now_ms=now_ms)
+        self._now_ms = now_ms
         self.bodies = BodyReader(config.limits, config.http.body_timeout_ms / 1000)
         self.closing = asyncio.Event()
         self.openapi: bytes = b""
         self.requests: Counter[int] = Counter()
         self.peers: Callable[[], list[dict[str, Any]]] = list
         self.metrics = Metrics(self.stats, handler_id=f"{HANDLER_ID}-{id(self)}")
+
+    def ids_for_a_thread(self) -> EventIds:
+        """A maker of ids of its own, since the loop's is for the loop alone."""
+        now_ms = self._now_ms()
+        return EventIds(now_ms=lambda: now_ms)
 
     def stats(self) -> dict[str, float]:
         """The node's numbers, and the answers given by status."""
@@ -184,6 +199,13 @@ class Call:
     async def body(self) -> bytes:
         """The request's body. Raises BodyTooLarge, SlowBody, TooBusy."""
         return await self.context.bodies.read(self.request)
+
+    async def decoded(self, shape: type[T], limits: Limits) -> T:
+        """The request's body as `shape`. Raises as `body` does, InvalidRequest, UnsupportedMediaType."""
+        raw, content_type = await self.body(), self.request.headers.get("Content-Type")
+        if len(raw) <= LARGE_BYTES:
+            return decode(raw, content_type, shape, limits)
+        return await self.context.bodies.beside(decode, raw, content_type, shape, limits)
 
     def header(self, name: str) -> str | None:
         """A header that may come once. Raises InvalidRequest."""

@@ -9,7 +9,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from shoal.errors import Ambiguous, BodyTooLarge, InvalidRequest, NotFound
-from shoal.http import answers, bodies, negotiation, sse
+from shoal.http import answers, negotiation, sse
 from shoal.http.context import Call
 from shoal.http.params import PageLimit, Position, ReadQuery, Text, Texts
 from shoal.http.routing import Answer, Body, Route
@@ -109,7 +109,7 @@ def _check(selection: EventFilter, limits: Limits) -> None:
 async def query_events(call: Call, query: QueryRead) -> web.StreamResponse:
     """Events that a query selects, in position order."""
     limits = call.context.limits
-    sent = bodies.decode(await call.body(), call.request.headers.get("Content-Type"), SentQuery, limits)
+    sent = await call.decoded(SentQuery, limits)
     if sent.limit is not None and sent.limit > limits.page_events:
         raise InvalidRequest(f"limit must be at most {limits.page_events}", pointer="/limit")
     pattern = call.access.confine(query.stream_pattern)

@@ -18,7 +18,6 @@ from shoal.http.auth import EVERYTHING, Door, Tokens
 from shoal.http.context import Call, Context, ServedNode
 from shoal.http.params import ReadQuery
 from shoal.http.routing import DEFAULT_PATH, STORE_PATH, Route, Router
-from shoal.ids import EventIds
 from shoal.model.payload import check_stream_id
 from shoal.types import MAX_VERSION
 
@@ -48,7 +47,7 @@ class Service:
     ) -> None:
         host, _ = split_address(config.listen)
         door = Door(tokens, needs_tokens=not is_loopback(host))
-        self.context = Context(node, config, door, EventIds(now_ms=now_ms))
+        self.context = Context(node, config, door, now_ms)
         self.context.openapi = openapi.document(ROUTES, config.limits)
         reserved = [base + path for base in (DEFAULT_PATH, STORE_PATH) for path in _NOT_BUILT]
         self._router = Router(ROUTES, reserved)

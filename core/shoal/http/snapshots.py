@@ -12,6 +12,11 @@ from shoal.http import answers, bodies
 from shoal.http.context import Call
 from shoal.http.params import NoQuery, ReadQuery
 from shoal.http.routing import Answer, Body, Route
+from shoal.model.commands import SaveSnapshot
+from shoal.model.payload import check_writable_stream_id, encode_metadata, encode_value
+from shoal.types import Limits
+
+_Payloads = tuple[bytes, str | None, bytes | None, str | None]
 
 
 class SentSnapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,10 +28,23 @@ class SentSnapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 async def save(call: Call, query: NoQuery) -> web.StreamResponse:
     """Save the state at a version; one that is there is replaced."""
-    limits = bodies.deeper(call.context.limits, 1)
-    sent = bodies.decode(await call.body(), call.request.headers.get("Content-Type"), SentSnapshot, limits)
-    await call.store.snapshots.save(call.stream_id, call.version, sent.data, sent.metadata)
+    limits = call.context.limits
+    check_writable_stream_id(call.stream_id, limits)
+    raw, content_type = await call.body(), call.request.headers.get("Content-Type")
+    if len(raw) <= bodies.LARGE_BYTES:
+        payloads = _payloads(raw, content_type, limits)
+    else:
+        payloads = await call.context.bodies.beside(_payloads, raw, content_type, limits)
+    store = call.store
+    await store.snapshots.save_encoded(SaveSnapshot(store.name, call.stream_id, call.version, *payloads))
     return web.Response(status=204)
+
+
+def _payloads(raw: bytes, content_type: str | None, limits: Limits) -> _Payloads:
+    """What is stored of a body: the state and its content type, the metadata and its content type."""
+    sent = bodies.decode(raw, content_type, SentSnapshot, bodies.deeper(limits, 1))
+    data, data_type = encode_value(sent.data, limits, "/data")
+    return data, data_type, *encode_metadata(sent.metadata, limits)
 
 
 async def listing(call: Call, query: ReadQuery) -> web.StreamResponse:

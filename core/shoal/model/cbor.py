@@ -28,6 +28,9 @@ GREATEST_INTEGER: Final = 10**MAX_DIGITS - 1
 _BYTES, _TEXT, _ARRAY, _MAP, _TAG, _OTHER = 2, 3, 4, 5, 6, 7
 _INDEFINITE = 31
 _POSITIVE, _NEGATIVE = 2, 3
+_SMALL = bytes(range(24))
+_MANY, _MOST = 16, 64 * 1024
+"""Small numbers in a row, after which more are looked for; how far ahead at most."""
 _LITERALS = {20: False, 21: True, 22: None}
 _FLOATS = {25: (">e", 2), 26: (">f", 4), 27: (">d", 8)}
 
@@ -128,14 +131,34 @@ class _Reader:
     def _array(self, size: int, depth: int) -> list[Any]:
         raw, item = self.raw, self.item
         items: list[Any] = []
-        for _ in range(size):
+        small = 0
+        while len(items) < size:
             initial = raw[self.at]
-            if initial < 24:  # a small number: long arrays of readings are mostly these
-                self.at += 1
-                items.append(initial)
-            else:
+            if initial >= 24:
+                small = 0
                 items.append(item(depth))
+                continue
+            self.at += 1
+            items.append(initial)
+            small += 1
+            if (
+                small == _MANY
+            ):  # long arrays of readings are mostly small numbers: the rest of the run at once
+                small = 0
+                self._run(items, size)
         return items
+
+    def _run(self, items: list[Any], size: int) -> None:
+        """Take the small numbers that come next; looks twice as far ahead as long as there is nothing else."""
+        ahead = _MANY
+        while True:
+            part = self.raw[self.at : self.at + min(size - len(items), ahead)]
+            run = len(part) - len(part.lstrip(_SMALL))
+            items += part[:run]
+            self.at += run
+            if run < ahead:
+                return
+            ahead = min(2 * ahead, _MOST)
 
     def _map(self, size: int, depth: int) -> dict[str, Any]:
         members: dict[str, Any] = {}

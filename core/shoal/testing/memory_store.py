@@ -327,11 +327,15 @@ class MemorySnapshots:
     ) -> None:
         raw, content_type = encode_value(data, self._limits, "/data")
         metadata_raw, metadata_type = encode_metadata(metadata, self._limits)
-        await self._memory.run(
+        await self.save_encoded(
             SaveSnapshot(
                 self._memory.name, stream_id, version, raw, content_type, metadata_raw, metadata_type
             )
         )
+
+    async def save_encoded(self, command: SaveSnapshot) -> None:
+        """Save a snapshot whose payload is checked and encoded already."""
+        await self._memory.run(command)
 
     async def load(self, stream_id: str) -> Snapshot:
         found = await self.list(stream_id)
