@@ -15,6 +15,7 @@ from uuid import UUID
 from shoal.errors import (
     ConditionFailed,
     EventIdReused,
+    InvalidRequest,
     StreamNotFound,
     StreamTombstoned,
     WrongExpectedVersion,
@@ -38,7 +39,14 @@ TYPES: Final = ("reading", "alarm", "ack")
 TAGS: Final = ("kitchen", "cellar", "roof")
 
 
-_REFUSED: Final = (ConditionFailed, EventIdReused, StreamNotFound, StreamTombstoned, WrongExpectedVersion)
+_REFUSED: Final = (
+    ConditionFailed,
+    EventIdReused,
+    InvalidRequest,  # a snapshot of a version that was deleted meanwhile
+    StreamNotFound,
+    StreamTombstoned,
+    WrongExpectedVersion,
+)
 
 
 class Asked(NamedTuple):
@@ -112,7 +120,10 @@ class Model:
 
     def actual(self, stream_id: str) -> int:
         """What `get_version` must answer."""
-        return self.streams.get(stream_id, StreamState()).actual
+        return self._stream(stream_id).actual
+
+    def _stream(self, stream_id: str) -> StreamState:
+        return self.streams.get(stream_id, StreamState())
 
     def appended(self, writes: Sequence[StreamWrite], answer: AppendedMany) -> None:
         """Take an accepted append, checking that its answer is the only right one."""
@@ -161,6 +172,7 @@ class Model:
         same(
             "a snapshot's stream was deleted", stream_id in self.streams and self.actual(stream_id) < 0, False
         )
+        same("a snapshot's version was deleted", version < self._stream(stream_id).visible_from, False)
         self.snapshots[stream_id, version] = data
         self._note()
 
@@ -325,7 +337,8 @@ class Workload:
         )
 
     async def _snapshot(self, store: Store) -> None:
-        stream_id, version = self.rng.choice(STREAMS), self.rng.randrange(5)
+        stream_id = self.rng.choice(STREAMS)
+        version = self.model.streams.get(stream_id, StreamState()).visible_from + self.rng.randrange(5)
         if self.rng.random() < 0.3:
             await self._ask(
                 store.snapshots.delete_at(stream_id, version), lambda _: self.model.forgot(stream_id, version)
