@@ -50,6 +50,10 @@ TASK_FAILED: Final = ("shoal", "task", "failed")
 HANDLER_FAILED: Final = ("shoal", "telemetry", "handler", "failed")
 
 
+STREAM_WRITE: Final = frozenset({STREAM_WRITE_START, STREAM_WRITE_STOP, STREAM_WRITE_ERROR})
+STREAM_READ: Final = frozenset({STREAM_READ_START, STREAM_READ_STOP})
+
+
 class Declared(NamedTuple):
     """What an event carries, always all of it, and the level at which the default handler logs it."""
 
@@ -173,6 +177,11 @@ def _report(handler_id: str, event: EventName, error: BaseException) -> None:
 def system_time() -> int:
     """Milliseconds since 1970, for the measurement of that name."""
     return time.time_ns() // 1_000_000
+
+
+def enabled_any(events: frozenset[EventName]) -> bool:
+    """Whether anybody listens to one of `events`."""
+    return not events.isdisjoint(_attached)
 
 
 class Span:

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
+from shoal.errors import StreamTombstoned
 from shoal.types import ANY_VERSION, NO_STREAM, CaughtUp, EventFilter, NewEvent, Query, QueryItem
 
 ALL = EventFilter()
@@ -156,3 +157,19 @@ async def test_a_tail_that_was_left_does_not_stop_the_store(store):
     async with aclosing(store.streams.tail(ALL, 0)) as tail:
         await take(tail, 1)
     assert await store.streams.append("s", NO_STREAM, [NewEvent("e", 1)]) == 0
+
+
+@pytest.mark.parametrize("deleted_before", [True, False])
+async def test_a_tail_of_a_stream_ends_when_the_stream_is_deleted_for_ever(store, deleted_before):
+    await append(store, 1, stream_id="gone")
+    if deleted_before:
+        await store.streams.delete("gone", hard=True)
+    async with aclosing(store.streams.tail(ALL, 0, stream_id="gone")) as tail, asyncio.timeout(10):
+        if not deleted_before:
+            assert await take(tail, 2) == [1, CaughtUp(1)]
+            await store.streams.delete("gone")  # softly it may come again
+            await append(store, 2, stream_id="gone")
+            assert await take(tail, 1) == [2]
+            await store.streams.delete("gone", hard=True)
+        with pytest.raises(StreamTombstoned):
+            await anext(tail)

@@ -85,3 +85,17 @@ async def test_reads_of_one_stream_are_told_and_those_over_all_streams_are_not(s
     await streams.read_events(EventFilter(types=("e",)))
     await streams.query(Query((QueryItem(("e",)),)))
     assert seen == []
+
+
+@pytest.mark.parametrize("event", STREAMS)
+async def test_whoever_listens_to_one_event_alone_hears_it(streams, event):
+    heard = []
+    telemetry.attach("one", [event], lambda *told: heard.append(told[0]))
+    try:
+        await streams.append("s", NO_STREAM, events(1))
+        await streams.read("s")
+        with pytest.raises(WrongExpectedVersion):
+            await streams.append("s", NO_STREAM, events(1))
+    finally:
+        telemetry.detach("one")
+    assert set(heard) == {event}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
@@ -64,6 +65,8 @@ async def read(call: Call, query: StreamRead) -> web.StreamResponse:
     resumed = sse.last_event_id(call)
     if call.media == negotiation.SSE:
         sse.check_live(query.direction, query.limit)
+        with suppress(StreamNotFound):  # it may come; one that was deleted for ever is told before the answer begins
+            await call.store.streams.read_page(call.stream_id, None, 1)
         return await sse.tail_stream(call, query.from_ or 0, resumed)
     limit = call.page_limit(query.limit)
     if call.media == negotiation.NDJSON:

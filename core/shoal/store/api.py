@@ -101,7 +101,8 @@ class Streams(Protocol):
     ) -> AsyncIterator[Event | CaughtUp]:
         """Catch-up after position `after` (None: from now on), then live, for ever; no gap, no duplicate.
 
-        With `stream_id` only that stream. Yields `CaughtUp` once. A slow consumer reads from disk.
+        With `stream_id` only that stream, until it is deleted for ever: raises StreamTombstoned then. Yields
+        `CaughtUp` once. A slow consumer reads from disk.
         """
 
     async def find_event(self, event_id: str, stream_id: str | None = None) -> Event:

@@ -76,9 +76,12 @@ class StoreContext:
     def _wake(self) -> None:
         self._moved.set()
 
-    async def wait_beyond(self, position: int) -> None:
-        """Wait until the head is past `position`. Raises ShuttingDown when the store closes."""
-        while self.memory.state.position <= position:
+    async def wait_beyond(self, position: int, deletes: int | None = None) -> None:
+        """Wait until the head is past `position`, or there were more than `deletes` deletes (None: whatever happens).
+
+        Raises ShuttingDown when the store closes.
+        """
+        while self.memory.state.position <= position and deletes in (None, self.memory.deletes):
             self._moved.clear()
             await self._moved.wait()
 

@@ -55,7 +55,7 @@ class StreamReads:
         if start is not None:
             check_range("from", start, 0, MAX_VERSION)
         check_range("limit", count, 1, context.limits.page_events)
-        if not telemetry.enabled(telemetry.STREAM_READ_STOP):
+        if not telemetry.enabled_any(telemetry.STREAM_READ):
             return await self._read_page(stream_id, start, count, backward=backward)
         with telemetry.Span(
             telemetry.STREAM_READ_START,
@@ -182,7 +182,7 @@ class StreamReads:
             head = context.memory.state.position
             try:
                 page = await self._read_page(stream_id, version, count, backward=False)
-            except (StreamNotFound, StreamTombstoned):
+            except StreamNotFound:  # it may be made again; one with a tombstone never is, and ends the tail
                 yield [], head
                 continue
             events = [event for event in page.events if event.position > at]

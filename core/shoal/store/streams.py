@@ -68,7 +68,7 @@ class LocalStreams(StreamReads, StoreReads):
         if condition is not None:
             condition = check_condition(condition, context.limits)
         command = Append(context.name, writes, condition)
-        if telemetry.enabled(telemetry.STREAM_WRITE_STOP):
+        if telemetry.enabled_any(telemetry.STREAM_WRITE):
             return self._append_observed(command, size)
         return context.submit(command, writes[0].stream_id, size)
 
@@ -151,6 +151,7 @@ class LocalStreams(StreamReads, StoreReads):
             payload.check_stream_id(stream_id, context.limits)
             source = self._tail_stream(stream_id, at)
         caught_up = False
+        deletes = context.memory.deletes
         async for page, head in source:
             for event in page:
                 yield event
@@ -158,7 +159,8 @@ class LocalStreams(StreamReads, StoreReads):
                 if not caught_up:
                     caught_up = True
                     yield CaughtUp(head)
-                await context.wait_beyond(head)
+                await context.wait_beyond(head, deletes)
+                deletes = context.memory.deletes
 
 
 def _tell_started(command: Append) -> None:

@@ -76,6 +76,7 @@ class _Memory:
         self.heads: dict[str, Head] = {}
         self.saved: dict[tuple[str, int], Snapshot] = {}
         self.grown = asyncio.Condition()
+        self.changes = 0
 
     def head(self, stream_id: str) -> Head | None:
         return self.heads.get(stream_id)
@@ -122,6 +123,7 @@ class _Memory:
             case SnapshotsDeleted(stream_id=stream_id, version=version):
                 self.forget(stream_id, version)
         async with self.grown:
+            self.changes += 1
             self.grown.notify_all()
         return decision.result
 
@@ -247,6 +249,9 @@ class MemoryStreams:
         position = memory.state.position if after is None else after
         caught_up = False
         while True:
+            if stream_id is not None and (gone := memory.head(stream_id)) is not None and gone.tombstoned:
+                raise StreamTombstoned(stream_id)
+            changes = memory.changes
             for row in memory.readable():
                 if row[2] > position and stream_id in (None, row[0]) and _selected(matches, row):
                     yield Event(*row)
@@ -255,7 +260,7 @@ class MemoryStreams:
                 caught_up = True
                 yield CaughtUp(position)
             async with memory.grown:
-                while memory.state.position == position:
+                while memory.changes == changes:
                     await memory.grown.wait()
 
     async def find_event(self, event_id: str, stream_id: str | None = None) -> Event:
