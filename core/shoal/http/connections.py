@@ -183,9 +183,9 @@ class Connection(web.RequestHandler):
             self._stall_timer.cancel()
             self._stall_timer = None
 
-    def may_stall(self) -> None:
-        """The answer that begins now is a live tail: its reader may take any time."""
-        self._patient = True
+    def may_stall(self, *, patient: bool = True) -> None:
+        """The answer that begins now is a live tail: its reader may take any time, until told otherwise."""
+        self._patient = patient
 
     def handle_error(
         self,

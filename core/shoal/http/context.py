@@ -12,6 +12,7 @@ from aiohttp import web
 
 from shoal.config import DEFAULT_STORE, Config
 from shoal.errors import InvalidRequest
+from shoal.http import pacing
 from shoal.http.auth import Access, Door
 from shoal.http.bodies import LARGE_BYTES, BodyReader, decode
 from shoal.ids import EventIds
@@ -24,7 +25,6 @@ T = TypeVar("T")
 
 DEFAULT_PAGE: Final = 100
 """Events or names of a page that nobody gave a `limit`."""
-_JSON_HEADERS: Final = {"Content-Type": JSON}
 _encode_json: Final = msgspec.json.Encoder().encode
 
 
@@ -127,6 +127,7 @@ class Context:
         self.ids = EventIds(now_ms=now_ms)
         self._now_ms = now_ms
         self.bodies = BodyReader(config.limits, config.http.body_timeout_ms / 1000)
+        self.room = pacing.Room(config.limits)
         self.closing = asyncio.Event()
         self.openapi: bytes = b""
         self.requests: Counter[int] = Counter()
@@ -218,20 +219,26 @@ class Call:
         self, value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
     ) -> web.Response:
         """`value`, in the media type that the client prefers."""
-        if self.media == JSON:
-            response = web.Response(status=status, body=_encode_json(value), headers=_JSON_HEADERS)
-        else:
-            import cbor2
-
-            response = web.Response(
-                status=status,
-                body=cbor2.dumps(msgspec.to_builtins(value, builtin_types=(bytes,))),
-                content_type=self.media,
-            )
+        response = web.Response(
+            status=status, body=self._encoded(value), headers={"Content-Type": self.media}
+        )
         if headers:
             response.headers.update(headers)
         return response
 
-    def answer_read(self, value: Any, *, headers: Mapping[str, str] | None = None) -> web.Response:
-        """As `answer`, for what was read from the store."""
-        return self.answer(value, headers=self.context.reply_headers(self.store) | dict(headers or {}))
+    def answer_read(self, value: Any, *, headers: Mapping[str, str] | None = None) -> web.StreamResponse:
+        """As `answer`, for what was read from the store; a large one may be refused when it is to be sent."""
+        body = self._encoded(value)
+        described = (
+            self.context.reply_headers(self.store) | {"Content-Type": self.media} | dict(headers or {})
+        )
+        if len(body) > pacing.LARGE_BYTES:
+            return pacing.Paced(body, described)
+        return web.Response(body=body, headers=described)
+
+    def _encoded(self, value: Any) -> bytes:
+        if self.media == JSON:
+            return _encode_json(value)
+        import cbor2
+
+        return cbor2.dumps(msgspec.to_builtins(value, builtin_types=(bytes,)))

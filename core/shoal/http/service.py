@@ -16,6 +16,7 @@ from shoal.errors import ConfigError, InvalidRequest, ShoalError
 from shoal.http import append, events, negotiation, openapi, ops, params, problems, snapshots, stores, streams
 from shoal.http.auth import EVERYTHING, Door, Tokens
 from shoal.http.context import Call, Context, ServedNode
+from shoal.http.pacing import Paced
 from shoal.http.params import ReadQuery
 from shoal.http.routing import DEFAULT_PATH, STORE_PATH, Route, Router
 from shoal.model.payload import check_stream_id
@@ -98,7 +99,10 @@ class Service:
             await call.store.wait_for(query.wait_for, query.wait_ms)
         if route.offers:
             call.media = negotiation.answer_type(request.headers.get("Accept"), route.offers)
-        return await route.handler(call, query)
+        response = await route.handler(call, query)
+        if isinstance(response, Paced):  # now that nobody holds any more what it was made from
+            await response.send(request, context.room)
+        return response
 
     def _default(self, struct: type[msgspec.Struct]) -> msgspec.Struct:
         """The parameters of a request without any."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
-from shoal.errors import BodyTooLarge, NotFound, StreamTombstoned
+from shoal.errors import BodyTooLarge, InvalidRequest, NotFound, StreamTombstoned
 from shoal.http import answers, bodies
 from shoal.http.context import Call
 from shoal.http.params import NoQuery, ReadQuery
 from shoal.http.routing import Answer, Body, Route
 from shoal.model.commands import SaveSnapshot
 from shoal.model.payload import check_writable_stream_id, encode_metadata, encode_value
-from shoal.types import Limits
+from shoal.types import Limits, Snapshot
 
+_MOST_VERSIONS = 1000
 _Payloads = tuple[bytes, str | None, bytes | None, str | None]
 
 
@@ -48,9 +50,22 @@ def _payloads(raw: bytes, content_type: str | None, limits: Limits) -> _Payloads
 
 
 async def listing(call: Call, query: ReadQuery) -> web.StreamResponse:
-    """All usable snapshots, ascending by version."""
+    """All usable snapshots, ascending by version. Raises InvalidRequest where they are more than a page holds."""
     saved = await call.store.snapshots.list(call.stream_id)
+    _refuse_more_than_a_page(saved, call.context.limits)
     return call.answer_read(answers.SnapshotList([answers.snapshot(each, call.media) for each in saved]))
+
+
+def _refuse_more_than_a_page(saved: Sequence[Snapshot], limits: Limits) -> None:
+    """A list without an end would be cut where nobody looks for it, so it is refused with what to do instead."""
+    size = sum(len(each.data_raw) + len(each.metadata_raw or b"") for each in saved)
+    if size > limits.page_bytes and len(saved) > 1:
+        raise InvalidRequest(
+            f"the snapshots have {size} bytes together, an answer holds {limits.page_bytes}: read them one by one, "
+            "at /snapshots/{version}, or the latest",
+            limit=limits.page_bytes,
+            versions=[each.version for each in saved[:_MOST_VERSIONS]],
+        )
 
 
 async def latest(call: Call, query: ReadQuery) -> web.StreamResponse:
@@ -100,7 +115,12 @@ ROUTES: Final[tuple[Route[Any], ...]] = (
         ReadQuery,
         "read",
         "List snapshots",
-        {200: Answer("The snapshots", answers.SnapshotList)},
+        {
+            200: Answer(
+                "All snapshots; 400 with `versions` where they have more than `limits.page_bytes`",
+                answers.SnapshotList,
+            )
+        },
     ),
     Route(
         "GET",

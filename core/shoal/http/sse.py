@@ -19,6 +19,7 @@ from shoal.http import answers, negotiation
 from shoal.http.connections import Connection
 from shoal.http.context import Call
 from shoal.http.ndjson import one_line
+from shoal.http.pacing import LARGE_BYTES
 from shoal.http.params import whole
 from shoal.types import JSON, MAX_VERSION, CaughtUp, Event, EventFilter
 
@@ -75,10 +76,9 @@ async def _serve(call: Call, tail: AsyncIterator[Event | CaughtUp], start: int) 
     response = web.StreamResponse(headers={"Cache-Control": "no-store", **context.reply_headers(call.store)})
     response.content_type = negotiation.SSE
     response.charset = "utf-8"
-    if isinstance(call.request.protocol, Connection):
-        call.request.protocol.may_stall()
+    _may_stall(call, patient=True)
     await response.prepare(call.request)
-    delivery = asyncio.create_task(_deliver(tail, response, start))
+    delivery = asyncio.create_task(_deliver(call, tail, response, start))
     ending: list[asyncio.Task[Any]] = [asyncio.create_task(context.closing.wait())]
     if call.access.token_id is not None:
         ending.append(asyncio.create_task(context.door.revoked(call.access)))
@@ -107,7 +107,14 @@ async def _end(*tasks: asyncio.Task[Any]) -> None:
             raise result
 
 
-async def _deliver(tail: AsyncIterator[Event | CaughtUp], response: web.StreamResponse, start: int) -> None:
+def _may_stall(call: Call, *, patient: bool) -> None:
+    if isinstance(call.request.protocol, Connection):
+        call.request.protocol.may_stall(patient=patient)
+
+
+async def _deliver(
+    call: Call, tail: AsyncIterator[Event | CaughtUp], response: web.StreamResponse, start: int
+) -> None:
     async with aclosing(tail) as items:  # type: ignore[type-var]
         async for item in items:
             if isinstance(item, CaughtUp):
@@ -116,4 +123,10 @@ async def _deliver(tail: AsyncIterator[Event | CaughtUp], response: web.StreamRe
                 )
             elif item.version >= start:
                 document = one_line(_encode(answers.event(item, JSON)))
-                await response.write(b"id: %d\ndata: %b\n\n" % (item.position, document))
+                block = b"id: %d\ndata: %b\n\n" % (item.position, document)
+                if len(block) <= LARGE_BYTES:
+                    await response.write(block)
+                else:
+                    _may_stall(call, patient=False)  # it is held until it is taken; who is cut off resumes
+                    await response.write(block)
+                    _may_stall(call, patient=True)
