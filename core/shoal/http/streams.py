@@ -65,7 +65,9 @@ async def read(call: Call, query: StreamRead) -> web.StreamResponse:
     resumed = sse.last_event_id(call)
     if call.media == negotiation.SSE:
         sse.check_live(query.direction, query.limit)
-        with suppress(StreamNotFound):  # it may come; one that was deleted for ever is told before the answer begins
+        with suppress(
+            StreamNotFound
+        ):  # it may come; one that was deleted for ever is told before the answer begins
             await call.store.streams.read_page(call.stream_id, None, 1)
         return await sse.tail_stream(call, query.from_ or 0, resumed)
     limit = call.page_limit(query.limit)
