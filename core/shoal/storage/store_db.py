@@ -32,7 +32,7 @@ from shoal.storage.database import Database
 from shoal.storage.schema import STORE_MIGRATIONS
 
 _EVENT_COLUMNS = 14
-_BATCHES = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
+_BATCHES = (128, 64, 32, 16, 8, 4, 2, 1)
 """Rows per statement: few statements for any count, since each one gives the interpreter's lock up and has to get
 it back."""
 _ROW = "(" + ",".join("?" * _EVENT_COLUMNS) + ")"

@@ -223,8 +223,10 @@ async def long_phases(directory: str, appends: int) -> LongStream:
         for phase in range(PHASES):
             took: dict[str, list[float]] = {LONG_STREAM: [], f"new-{time.time_ns()}-{phase}": []}
             versions = dict(zip(took, (at, -1), strict=True))
+            turns = list(took.items())
             for number in range(appends):
-                for stream_id, times in took.items():
+                turns.reverse()  # what recurs every so many appends, as the writer's turn does, meets both alike
+                for stream_id, times in turns:
                     began = time.perf_counter()
                     versions[stream_id] = int(
                         await store.streams.append(stream_id, versions[stream_id], new_events(number, 1))
