@@ -192,7 +192,10 @@ def _several(item: Converter) -> Converter:
 
     def convert(value: Any) -> tuple[Any, ...]:
         values = list(value) if isinstance(value, list | tuple) else [value]
-        return () if values == ["none"] else tuple(dict.fromkeys(item(each) for each in values))
+        try:
+            return () if values == ["none"] else tuple(dict.fromkeys(item(each) for each in values))
+        except ValueError as error:
+            raise ValueError(f"{error}, or none alone") from error
 
     return convert
 

@@ -363,3 +363,8 @@ def test_any_text_is_taken_or_refused_in_one_line_naming_the_key(key: Any, text:
     except ConfigError as error:
         assert len(str(error).splitlines()) == 1
         assert len(str(error)) < 300
+
+
+def test_a_list_says_that_it_may_be_empty() -> None:
+    with pytest.raises(ConfigError, match="one of multicast, static, or none alone"):
+        load({"discovery.methods": "carrier-pigeons"}, {}, None)
