@@ -13,6 +13,7 @@
     ├── Ambiguous                 ambiguous
     ├── NotFound                  not-found
     ├── AlreadyExists             already-exists
+    ├── LeaseExpired              lease-expired
     ├── Unauthorized              unauthorized
     ├── Forbidden                 forbidden
     ├── Unavailable               (the store's state, not the request; retryable)
@@ -173,6 +174,13 @@ class AlreadyExists(ShoalError):
 
     code = "already-exists"
     title = "It exists already"
+
+
+class LeaseExpired(ShoalError):
+    """The lease is not held any more, or never was: nothing of the call was settled. `leases` names those."""
+
+    code = "lease-expired"
+    title = "The lease is not held any more"
 
 
 class Unauthorized(ShoalError):

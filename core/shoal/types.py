@@ -274,6 +274,91 @@ class CaughtUp(msgspec.Struct, frozen=True):
     position: int
 
 
+SubscriptionType = Literal["stream", "all", "event_type", "event_pattern", "event_payload", "tags"]
+Strategy = Literal["single", "round_robin", "by_stream"]
+AckDurability = Literal["durable", "lazy"]
+NackAction = Literal["retry", "park", "skip"]
+Beginning = Literal["beginning", "end"]
+
+
+class SubscriptionOptions(msgspec.Struct, frozen=True):
+    """How a subscription delivers; every option can be changed later.
+
+    `max_in_flight` events at most are delivered and not settled; a lease ends after `ack_timeout_ms`; an event is
+    parked when it failed `max_retries` times after the first; the n-th retry waits the n-th of `backoff_ms` (the
+    last one for all further ones; none: no pause). A consumer is gone after `consumer_timeout_ms` without a call.
+    `ack_durability` lazy answers acks from memory and stores them every `checkpoint_interval_ms`. Events are kept
+    from scavenging until they are settled, for `retention_hold_max_ms` at most where one is given.
+    """
+
+    ack_timeout_ms: int = 30_000
+    max_in_flight: int = 1_000
+    max_retries: int = 10
+    backoff_ms: tuple[int, ...] = (100, 1_000, 5_000, 30_000)
+    strategy: Strategy = "single"
+    ordered: bool = False
+    ack_durability: AckDurability = "durable"
+    checkpoint_interval_ms: int = 5_000
+    consumer_timeout_ms: int = 30_000
+    pool_size: int = 1
+    retention_hold_max_ms: int | None = None
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    """A subscription as stored. Every event up to position `checkpoint` that `selector` matches is settled."""
+
+    name: str
+    type: SubscriptionType
+    selector: Any
+    start_from: Beginning | int
+    options: SubscriptionOptions
+    checkpoint: int
+    created_us: int
+
+
+class SubscriptionStats(msgspec.Struct, frozen=True):
+    """Where a subscription stands.
+
+    `lag` counts the store's positions after `checkpoint`; `in_flight` events are delivered and not settled, `waiting`
+    ones wait for their next delivery; `delivered` and `redeliveries` count since the node began. `holds_after` is the
+    position after which the subscription keeps events from scavenging, None when it keeps none.
+    """
+
+    name: str
+    checkpoint: int
+    head: int
+    lag: int
+    in_flight: int
+    waiting: int
+    parked: int
+    delivered: int
+    redeliveries: int
+    consumers: list[str]
+    holds_after: int | None
+
+
+class Delivered(Event):
+    """An event as delivered by a subscription: settle it by its `lease`; `attempt` counts deliveries from 1."""
+
+    lease: str = ""
+    attempt: int = 1
+
+
+class ParkedEvent(Event):
+    """An event that a subscription has put aside, and why; `replaying` says that it is delivered again."""
+
+    reason: str = ""
+    attempts: int = 0
+    replaying: bool = False
+
+
+class ParkedPage(msgspec.Struct, frozen=True):
+    """Parked events in position order; `next` is the `after` to go on, None at the end."""
+
+    events: list[ParkedEvent]
+    next: int | None
+
+
 class Limits(msgspec.Struct, frozen=True):
     """What a request may hold. Bytes are UTF-8 bytes."""
 
@@ -290,3 +375,6 @@ class Limits(msgspec.Struct, frozen=True):
     depth: int = 64
     query_items: int = 64
     writes_per_append: int = 256
+    subscriptions: int = 10_000
+    selector_bytes: int = 16 * 1024
+    subscription_name_bytes: int = 128

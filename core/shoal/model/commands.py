@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shoal.types import Condition
+from shoal.types import Beginning, Condition, SubscriptionOptions, SubscriptionType
 
 CODEC_VERSION = 1
 
@@ -96,7 +96,101 @@ class DropStore(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     store: str
 
 
-Command = Append | DeleteStream | SaveSnapshot | DeleteSnapshots | CreateStore | DropStore
+class Definition(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a subscription selects: checked, `selector` as JSON; `start_from` as it was asked for."""
+
+    type: SubscriptionType
+    selector: bytes
+    start_from: Beginning | int
+
+
+class CreateSubscription(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
+    """Create a subscription; fine when one of this definition is there, and its options agree with those `given`."""
+
+    store: str
+    name: str
+    definition: Definition
+    options: SubscriptionOptions
+    given: list[str]
+
+
+class ChangeSubscription(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
+    """Replace a subscription's options."""
+
+    store: str
+    name: str
+    options: SubscriptionOptions
+
+
+class DeleteSubscription(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
+    """Delete a subscription with what it has parked; `of_type` None: of whatever type."""
+
+    store: str
+    name: str
+    of_type: SubscriptionType | None = None
+
+
+class Parked(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An event to put aside after `attempts` failures; `replaying` when it is being delivered again."""
+
+    position: int
+    stream_id: str
+    reason: str
+    attempts: int
+    replaying: bool = False
+
+
+class Settle(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
+    """What consumers have settled of one life of a subscription, gathered over one turn.
+
+    `checkpoint` is where it is then; `settled` are positions beyond it; `park` goes to the parked events and
+    `unpark` comes out of them; `attempts` are failures so far by position.
+    """
+
+    store: str
+    name: str
+    life: int
+    checkpoint: int
+    settled: list[int] = []
+    park: list[Parked] = []
+    unpark: list[int] = []
+    attempts: list[tuple[int, int]] = []
+
+
+class ReplayParked(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
+    """Have parked events delivered again, by position."""
+
+    store: str
+    name: str
+    life: int
+    positions: list[int]
+
+
+class ResetSubscription(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
+    """Begin again after a position, or at an end of the store; what is parked after it is forgotten."""
+
+    store: str
+    name: str
+    to: Beginning | int
+
+
+SubscriptionCommand = (
+    CreateSubscription | ChangeSubscription | DeleteSubscription | Settle | ReplayParked | ResetSubscription
+)
+Command = (
+    Append
+    | DeleteStream
+    | SaveSnapshot
+    | DeleteSnapshots
+    | CreateStore
+    | DropStore
+    | CreateSubscription
+    | ChangeSubscription
+    | DeleteSubscription
+    | Settle
+    | ReplayParked
+    | ResetSubscription
+)
 
 
 class Proposal(msgspec.Struct, frozen=True, array_like=True, gc=False):

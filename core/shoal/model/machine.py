@@ -20,8 +20,22 @@ from shoal.errors import (
     WrongExpectedVersion,
 )
 from shoal.ids import unpack
-from shoal.model.commands import Append, DeleteSnapshots, DeleteStream, ProposedEvent, SaveSnapshot, Write
+from shoal.model.commands import (
+    Append,
+    DeleteSnapshots,
+    DeleteStream,
+    ProposedEvent,
+    SaveSnapshot,
+    SubscriptionCommand,
+    Write,
+)
 from shoal.model.payload import content_digest
+from shoal.model.subscriptions import (
+    SubscriptionAnswer,
+    SubscriptionChange,
+    SubscriptionState,
+    decide_subscription,
+)
 from shoal.types import ANY_VERSION, NO_STREAM, STREAM_EXISTS, Appended, AppendedMany, Query
 
 Row = tuple[str, int, int, bytes | str, str, int, bytes, str | None, bytes | None, str | None, bytes | None]
@@ -70,6 +84,9 @@ class View(Protocol):
     def first_match(self, query: Query, after: int) -> int | None:
         """Lowest position after `after` of a readable event that `query` matches."""
 
+    def subscription(self, name: str) -> SubscriptionState | None:
+        """The subscription of that name."""
+
 
 class StoreState(msgspec.Struct):
     """Replicated per store: last position and last event time given."""
@@ -108,15 +125,15 @@ class SnapshotsDeleted(msgspec.Struct, frozen=True, gc=False):
     version: int | None
 
 
-Change = RowsAppended | StreamDeleted | SnapshotSaved | SnapshotsDeleted
-StoreCommand = Append | DeleteStream | SaveSnapshot | DeleteSnapshots
+Change = RowsAppended | StreamDeleted | SnapshotSaved | SnapshotsDeleted | SubscriptionChange
+StoreCommand = Append | DeleteStream | SaveSnapshot | DeleteSnapshots | SubscriptionCommand
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
     """What an accepted command does to the store (None: nothing), and the answer to its caller."""
 
     change: Change | None
-    result: AppendedMany | None
+    result: AppendedMany | SubscriptionAnswer | None
 
 
 _NOTHING = Decision(None, None)
@@ -133,6 +150,8 @@ def decide(state: StoreState, view: View, command: StoreCommand, clock_us: int, 
             return _save_snapshot(state, view, command, clock_us)
         case DeleteSnapshots():
             return Decision(SnapshotsDeleted(command.stream_id, command.version), None)
+        case _:
+            return Decision(*decide_subscription(state, view, command, clock_us))
 
 
 def next_epoch_us(state: StoreState, clock_us: int) -> int:

@@ -6,7 +6,7 @@ tests. Versions: `NO_STREAM` -1, `ANY_VERSION` -2, `STREAM_EXISTS` -4, or an exa
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self
 
 from shoal.types import (
@@ -14,18 +14,26 @@ from shoal.types import (
     AggregateResult,
     Appended,
     AppendedMany,
+    Beginning,
     CaughtUp,
     Condition,
+    Delivered,
     Direction,
     Event,
     EventFilter,
     EventsPage,
+    NackAction,
     NewEvent,
+    ParkedEvent,
+    ParkedPage,
     Query,
     Snapshot,
     StreamPage,
     StreamsPage,
     StreamWrite,
+    Subscription,
+    SubscriptionStats,
+    SubscriptionType,
 )
 
 
@@ -180,6 +188,142 @@ class Snapshots(Protocol):
         """Whether it has one of exactly that version."""
 
 
+class Consumer(Protocol):
+    """What `subscribe` gives: one consumer of a subscription.
+
+    `async with` makes the subscription if need be, and gives up what is leased at the end; `async for` yields events,
+    for ever. At least once: what is not acked comes again, to this consumer or another.
+    """
+
+    async def __aenter__(self) -> Self:
+        """Make the subscription unless it is there. Raises AlreadyExists for another definition, InvalidRequest."""
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Send the acks that wait, and give back what is leased: others get it at once."""
+
+    def __aiter__(self) -> Self: ...
+
+    async def __anext__(self) -> Delivered: ...
+
+    async def ack(self, event: Delivered) -> None:
+        """Settle an event. Acks travel together: they are durable after that of the last event that was fetched,
+        after `flush`, and at the end. Raises LeaseExpired.
+        """
+
+    async def nack(
+        self, event: Delivered, action: NackAction = "retry", delay_ms: int | None = None, reason: str = ""
+    ) -> None:
+        """Have an event come again (after `delay_ms`, None: as `backoff_ms` says), park it, or skip it."""
+
+    async def flush(self) -> None:
+        """Make all acks durable now."""
+
+    async def run(self, handler: Callable[[Delivered], Awaitable[None]]) -> None:
+        """Call `handler` for each event, with `pool_size` workers; the events of a stream go to one worker, in order.
+
+        An event is acked when its handler returns; when it raises, the event is retried, with the error as reason.
+        """
+
+
+class Subscriptions(Protocol):
+    """Persistent subscriptions. `key` is a name, or a type and a name; names are unique in a store."""
+
+    def subscribe(
+        self,
+        type: SubscriptionType,  # noqa: A002 - its name in the contract
+        selector: Any,
+        name: str,
+        *,
+        consumer: str | None = None,
+        start_from: Beginning | int | None = None,
+        **options: Any,
+    ) -> Consumer:
+        """A consumer of the subscription, which is made on entering unless it is there.
+
+        `consumer` names it (default: a name of its own), `options` are those of SubscriptionOptions.
+        """
+
+    async def create(
+        self,
+        type: SubscriptionType,  # noqa: A002 - its name in the contract
+        selector: Any,
+        name: str,
+        *,
+        start_from: Beginning | int | None = None,
+        **options: Any,
+    ) -> Subscription:
+        """Make a subscription, or find the same one. It starts after position `start_from` (default: beginning).
+
+        Raises AlreadyExists for another definition; what is not given may differ. InvalidRequest.
+        """
+
+    async def update(self, name: str, **options: Any) -> Subscription:
+        """Change options. Raises NotFound, InvalidRequest."""
+
+    async def unsubscribe(self, *key: str) -> None:
+        """Delete a subscription with what it has parked; its consumers end. Raises NotFound."""
+
+    async def get(self, *key: str) -> Subscription:
+        """The subscription. Raises NotFound."""
+
+    async def exists(self, *key: str) -> bool:
+        """Whether it exists."""
+
+    async def list(self) -> list[Subscription]:
+        """All, by name."""
+
+    async def pull(
+        self, name: str, count: int = 100, wait_ms: int = 0, consumer: str = "default"
+    ) -> list[Delivered]:
+        """Lease up to `count` events: at once what there is, or the first that come within `wait_ms`.
+
+        Under strategy single only the first consumer gets events until it is gone. Raises NotFound, InvalidRequest,
+        AlreadyExists when the consumer of that name pulls or is connected already.
+        """
+
+    async def ack(self, stream_id: str, name: str, event_number: int) -> int:
+        """Settle the event of that version, as the reference has it; the result is the checkpoint. Durable, unless
+        the subscription is lazy. Raises LeaseExpired, NotFound.
+        """
+
+    async def ack_leases(self, name: str, leases: Sequence[str]) -> int:
+        """Settle leased events, all or none. Raises LeaseExpired when one is not held any more."""
+
+    async def ack_through(self, name: str, position: int) -> int:
+        """Settle every event delivered up to a position. Raises InvalidRequest beyond what was delivered."""
+
+    async def ack_events(self, name: str, events: Sequence[tuple[str, int]]) -> int:
+        """Settle events by (stream id, version), all or none."""
+
+    async def nack(
+        self,
+        name: str,
+        leases: Sequence[str],
+        action: NackAction = "retry",
+        delay_ms: int | None = None,
+        reason: str = "",
+    ) -> int:
+        """Have leased events come again after `delay_ms`, park them, or skip them (settled unprocessed)."""
+
+    async def leave(self, name: str, consumer: str) -> None:
+        """Say that a consumer is gone: what it has leased comes again at once. Fine when it is not known."""
+
+    async def parked(self, name: str, after: int = 0, count: int = 100) -> list[ParkedEvent]:
+        """Parked events in position order, `after` exclusive."""
+
+    async def parked_page(self, name: str, after: int = 0, count: int = 100) -> ParkedPage:
+        """As `parked`, with where to go on."""
+
+    async def replay_parked(self, name: str, limit: int | None = None) -> int:
+        """Deliver parked events again, the first `limit` or all; how many. The checkpoint does not move."""
+
+    async def reset(self, name: str, to: Beginning | int) -> Subscription:
+        """Begin again after position `to`: every lease ends, and what is parked after it is forgotten."""
+
+    async def stats(self, name: str) -> SubscriptionStats:
+        """Where the subscription stands."""
+
+
 class Store(Protocol):
     """One store. Use as `async with`; closing waits for what was acknowledged, and takes no new work."""
 
@@ -194,6 +338,10 @@ class Store(Protocol):
     @property
     def snapshots(self) -> Snapshots:
         """An aggregate's saved states."""
+
+    @property
+    def subscriptions(self) -> Subscriptions:
+        """Persistent subscriptions."""
 
     async def aggregate(
         self,
