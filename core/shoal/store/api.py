@@ -206,8 +206,10 @@ class Consumer(Protocol):
     async def __anext__(self) -> Delivered: ...
 
     async def ack(self, event: Delivered) -> None:
-        """Settle an event. Acks travel together: they are durable after that of the last event that was fetched,
-        after `flush`, and at the end. Raises LeaseExpired.
+        """Settle an event. Raises LeaseExpired.
+
+        Acks travel together: they are durable after that of the last event that was fetched, after `flush`, and
+        at the end.
         """
 
     async def nack(
@@ -282,8 +284,9 @@ class Subscriptions(Protocol):
         """
 
     async def ack(self, stream_id: str, name: str, event_number: int) -> int:
-        """Settle the event of that version, as the reference has it; the result is the checkpoint. Durable, unless
-        the subscription is lazy. Raises LeaseExpired, NotFound.
+        """Settle the event of that version, as the reference has it; the result is the checkpoint.
+
+        Durable, unless the subscription is lazy. Raises LeaseExpired, NotFound.
         """
 
     async def ack_leases(self, name: str, leases: Sequence[str]) -> int:
