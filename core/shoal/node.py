@@ -120,7 +120,7 @@ class Node:
         self._engine.applied_term = term
         self._make_pipeline()
         for name, store in self._engine.stores.items():
-            self._sequencer.stores[name] = StoreMemory(store.state)
+            self._sequencer.stores[name] = StoreMemory(store.state, subscriptions=store.subscriptions())
             self._serve(name)
         for wanted in config.stores:
             if wanted.name not in self._stores:
@@ -306,6 +306,8 @@ class Node:
             timeout_ms=settings.timeout_ms,
             writer_partitions=settings.writer_pool_size,
             queue_limit=self.config.storage.writer_queue_limit,
+            now_ms=self._means.clock.monotonic_ms,
+            term=lambda: self._consensus.term,
         )
         self._readers[name], self._contexts[name] = readers, context
         self._stores[name] = LocalStore(context)

@@ -33,6 +33,8 @@ class StoreContext:
         timeout_ms: int,
         writer_partitions: int,
         queue_limit: int,
+        now_ms: Callable[[], int],
+        term: Callable[[], int],
     ) -> None:
         self.name = name
         self.sequencer = sequencer
@@ -40,6 +42,10 @@ class StoreContext:
         self.queries = queries
         self.ids = ids
         self.limits = limits
+        self.now_ms = now_ms
+        """Monotonic, in milliseconds."""
+        self.term = term
+        """The term in which this node leads."""
         self._timeout_ms = timeout_ms
         self._partitions = writer_partitions
         self._queue_limit = queue_limit

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Protocol
 
 from shoal.model.machine import (
     Change,
@@ -23,6 +24,12 @@ from shoal.model.machine import (
     digest_of_row,
 )
 from shoal.model.query import compile_filter
+from shoal.model.subscriptions import (
+    SubscriptionChange,
+    SubscriptionChanged,
+    SubscriptionDeleted,
+    SubscriptionState,
+)
 from shoal.types import EventFilter, Query
 
 HEADS_CACHED = 10_000
@@ -35,6 +42,19 @@ def _hidden(row: Row, head: Head | None) -> bool:
 
 def _all_of(rows: list[Row]) -> list[Row]:
     return rows
+
+
+class Feed(Protocol):
+    """Who is told what is decided, on the loop, before the callers are answered."""
+
+    def appended(self, rows: list[Row]) -> None:
+        """Rows were appended."""
+
+    def deleted(self, stream_id: str) -> None:
+        """A stream was deleted."""
+
+    def changed(self, change: SubscriptionChange) -> None:
+        """A subscription was changed or deleted."""
 
 
 class _StreamTail:
@@ -50,8 +70,12 @@ class _StreamTail:
 class StoreMemory:
     """Memory of one store. `base` is the last position that SQLite answers for, `since` the entry that made it."""
 
-    def __init__(self, state: StoreState, since: int = 0) -> None:
+    def __init__(
+        self, state: StoreState, since: int = 0, subscriptions: dict[str, SubscriptionState] | None = None
+    ) -> None:
         self.state = state
+        self.subscriptions: dict[str, SubscriptionState] = subscriptions or {}
+        self.feed: Feed | None = None
         self.since = since
         self.base = state.position
         self.bytes = 0
@@ -99,6 +123,18 @@ class StoreMemory:
             self._heads[change.stream_id] = change.head
             self._deletes.append((index, change.stream_id))
             self._deleted[change.stream_id] = self._deleted.get(change.stream_id, 0) + 1
+            if self.feed is not None:
+                self.feed.deleted(change.stream_id)
+        elif isinstance(change, SubscriptionChanged | SubscriptionDeleted):
+            self._change_subscription(change)
+
+    def _change_subscription(self, change: SubscriptionChange) -> None:
+        if isinstance(change, SubscriptionChanged):
+            self.subscriptions[change.state.name] = change.state
+        else:
+            del self.subscriptions[change.name]
+        if self.feed is not None:
+            self.feed.changed(change)
 
     def writes_to(self, stream_id: str) -> bool:
         """Whether an append to the stream is in the tail: its id has been checked then."""
@@ -119,6 +155,8 @@ class StoreMemory:
             tail.rows.append(row)
             if tail.ids is not None:
                 tail.ids[row[3]] = row
+        if self.feed is not None:
+            self.feed.appended(change.rows)
 
     def forget(self, index: int, position: int) -> None:
         """Leave to SQLite what it has committed: entries up to `index`, positions up to `position`."""

@@ -19,6 +19,7 @@ from shoal.model.commands import (
     Append,
     Command,
     CreateStore,
+    CreateSubscription,
     DeleteStream,
     DropStore,
     Proposal,
@@ -27,6 +28,7 @@ from shoal.model.commands import (
 )
 from shoal.model.event_time import EventTime
 from shoal.model.machine import Change, Head, StoredId, StoreState, decide
+from shoal.model.subscriptions import SubscriptionState
 from shoal.store.conditions import Conditions
 from shoal.store.lanes import Checked, Lanes, Pending
 from shoal.store.memory import StoreMemory
@@ -41,6 +43,8 @@ SWEEP_MS = 50
 _log = logging.getLogger(__name__)
 
 _CATALOGUE = (CreateStore, DropStore)
+_NEEDS_ROOM = (Append, SaveSnapshot, CreateStore, CreateSubscription)
+"""What is refused while the disk is full: everything else frees space, or settles what takes some."""
 
 
 class Counters(msgspec.Struct):
@@ -78,6 +82,9 @@ class _View:
         if self.checked is not None and self.checked.hit is not None:
             return self.checked.hit.position
         return self._memory.first_match(query, after)
+
+    def subscription(self, name: str) -> SubscriptionState | None:
+        return self._memory.subscriptions.get(name)
 
 
 class Sequencer:
@@ -142,7 +149,7 @@ class Sequencer:
         store = command.store
         if store not in self.stores and not isinstance(command, CreateStore | DropStore):
             raise NotFound(f"store {store!r} does not exist", store=store)
-        if self.disk_full is not None and isinstance(command, Append | SaveSnapshot | CreateStore):
+        if self.disk_full is not None and isinstance(command, _NEEDS_ROOM):
             self.counters.refused += 1
             raise DiskFull(self.disk_full.detail)
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -322,7 +329,7 @@ class Sequencer:
         """Appends are refused; what frees space may use the reserve, once."""
         again: list[Pending] = []
         for pending in batch:
-            if isinstance(pending.command, Append | SaveSnapshot | CreateStore) or pending.size < 0:
+            if isinstance(pending.command, _NEEDS_ROOM) or pending.size < 0:
                 pending.fail(DiskFull(error.detail))
                 self.counters.refused += 1
             else:

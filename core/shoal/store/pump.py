@@ -1,0 +1,395 @@
+"""The pump of one subscription: a thin shell around its pure delivery, which reads, waits and keeps time for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+
+from shoal import telemetry
+from shoal.errors import NotFound, ShoalError, ShuttingDown
+from shoal.model.delivery import Delivery
+from shoal.model.lease import Lease
+from shoal.model.machine import Row
+from shoal.model.selectors import Selector
+from shoal.model.subscriptions import SubscriptionChanged, SubscriptionState, subscription_not_found
+from shoal.model.window import Item
+from shoal.store.context import StoreContext
+from shoal.store.exchange import Exchange
+from shoal.store.settling import Settling
+from shoal.store.source import Source
+from shoal.types import Delivered, NackAction
+
+REPLAY_ROWS = 1_000
+ADVANCE = 100_000
+"""Positions without a match after which the checkpoint is stored, so that a start need not look at them again."""
+
+
+class Pump:
+    """Delivers a subscription while it has consumers. `resumed` as in Delivery: it was there before this node was."""
+
+    def __init__(
+        self,
+        context: StoreContext,
+        exchange: Exchange,
+        state: SubscriptionState,
+        selector: Selector,
+        *,
+        resumed: bool,
+        blocked: dict[str, int],
+    ) -> None:
+        self._context = context
+        self._exchange = exchange
+        self._selector = selector
+        self._name = state.name
+        self._lock = asyncio.Lock()
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ms: int | None = None
+        self._over: ShoalError | None = None
+        self._replayed_through = 0
+        self._begin(state, Delivery(state, context.term(), resumed=resumed, blocked=blocked))
+
+    def _begin(self, state: SubscriptionState, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self._settling = Settling(self._context, self._name, delivery, self._on_settled)
+        self._source = Source(self._context, self._exchange, self._selector, state.checkpoint)
+
+    # -- delivering ------------------------------------------------------------------------------
+
+    async def pull(self, consumer: str, count: int, wait_ms: int) -> list[Delivered]:
+        """Lease up to `count` events, waiting for the first one for `wait_ms` at most."""
+        self._enter(consumer)
+        try:
+            return await self._take(consumer, count, wait_ms)
+        finally:
+            self.delivery.consumers.rest(consumer, self._context.now_ms())
+            self._keep_time()
+
+    async def push(self, consumer: str, prefetch: int) -> AsyncIterator[list[Delivered]]:
+        """Lease events for ever, as long as the consumer holds fewer than `prefetch`. When closed, it was lost."""
+        self._enter(consumer)
+        try:
+            while True:
+                credit = prefetch - self.delivery.consumers.leased(consumer)
+                if credit > 0:
+                    batch = await self._take(consumer, credit, None)
+                    if batch:
+                        yield batch
+                else:
+                    await self._wait(consumer, None, listen=False)
+        finally:
+            self.leave(consumer, lost=True)
+
+    def _enter(self, consumer: str) -> None:
+        self._check()
+        self.delivery.expire(self._context.now_ms())
+        self.delivery.consumers.enter(consumer, self._context.now_ms())
+
+    def leave(self, consumer: str, *, lost: bool = False) -> None:
+        """The consumer is gone: others get at once what it has leased."""
+        self.delivery.leave(consumer, self._context.now_ms(), lost=lost)
+        self._replicate()
+        self._wake()
+        self._keep_time()
+
+    async def _take(self, consumer: str, count: int, wait_ms: int | None) -> list[Delivered]:
+        deadline_ms = None if wait_ms is None else self._context.now_ms() + wait_ms
+        while True:
+            self._check()
+            batch = await self._lease(consumer, count)
+            if batch or (deadline_ms is not None and self._context.now_ms() >= deadline_ms):
+                return batch
+            if not await self._wait(consumer, deadline_ms, listen=True):
+                return []
+
+    async def _lease(self, consumer: str, count: int) -> list[Delivered]:
+        async with self._lock:
+            delivery = self.delivery
+            delivery.expire(self._context.now_ms())
+            batch: list[Delivered] = []
+            while not batch and delivery is self.delivery:
+                if not delivery.consumers.is_active(consumer, delivery.options):
+                    break
+                if delivery.replays_wanted:
+                    await self._load_replays(delivery)
+                items = await self._lease_next(delivery, consumer, count)
+                if not items:
+                    break
+                batch = await self._made_out(delivery, items)
+            self._call_waiting()
+            self._keep_time()
+        self._tell(len(batch))
+        return batch
+
+    async def _lease_next(self, delivery: Delivery, consumer: str, count: int) -> list[Item]:
+        """Read until something can be leased, there is no room, or nothing more is to be read."""
+        while True:
+            missing = min(count - delivery.ready, delivery.room())
+            rows: list[Row] = []
+            if missing > 0 and delivery.in_flight < delivery.options.max_in_flight:
+                source = self._source
+                rows = await source.next(missing)
+                if delivery is not self.delivery:
+                    return []
+                delivery.offer(rows, source.scanned)
+                self._advance(delivery)
+            items = delivery.lease(consumer, count, self._context.now_ms())
+            delivery.forget_rows()
+            if items or not rows:
+                return items
+
+    async def _made_out(self, delivery: Delivery, items: Sequence[Item]) -> list[Delivered]:
+        """The leased events with their leases; on any failure, and after a reset, they are given back."""
+        batch: list[Delivered] = []
+        try:
+            rows = await self._rows_of(delivery, items)
+            if delivery.must_record(items):
+                await asyncio.shield(self._settling.soon())
+            if delivery is self.delivery:
+                batch = [
+                    Delivered(*rows[item.position], msgspec.UNSET, delivery.lease_of(item).token, item.attempt)
+                    for item in items
+                    if item.position in rows
+                ]
+        finally:
+            if not batch:
+                delivery.give_back(items)
+        return batch
+
+    def _call_waiting(self) -> None:
+        """Reading has ended the listening of those that wait: for what is appended, or what was left."""
+        if self._waiting:
+            if not self._source.at_head and self._can_read(self.delivery):
+                self._wake()
+            else:
+                self._source.listen_if_free(self._wake)
+
+    def _advance(self, delivery: Delivery) -> None:
+        if delivery.unreplicated:
+            self._replicate()  # what came in behind a parked event was parked
+        if delivery.reached - delivery.checkpoint >= ADVANCE:
+            self._settling.soon()
+
+    async def _rows_of(self, delivery: Delivery, items: Sequence[Item]) -> dict[int, Row]:
+        """Rows by position; what was deleted since the event was offered is settled."""
+        rows = {item.position: item.row for item in items if item.row is not None}
+        missing = [item for item in items if item.row is None]
+        for item in items:
+            item.row = None
+        if missing:
+            positions = [item.position for item in missing]
+            found = await self._context.read_applied(self._context.queries.events_at, positions)
+            rows.update((row[2], row) for row in found)
+            lost = [item for item in missing if item.position not in rows]
+            if lost:
+                delivery.gone(lost)
+                self._settling.soon()
+        return rows
+
+    async def _load_replays(self, delivery: Delivery) -> None:
+        """Take in the next parked events that are to be delivered again, once those before are nearly done."""
+        if delivery.waiting > REPLAY_ROWS:
+            return
+        delivery.replays_wanted = False
+        found = await self._context.read_applied(
+            self._context.queries.replaying, self._name, self._replayed_through, REPLAY_ROWS
+        )
+        delivery.offer_parked(found)
+        if len(found) == REPLAY_ROWS:
+            self._replayed_through = found[-1][0]
+            delivery.replays_wanted = True
+        else:
+            self._replayed_through = 0
+
+    def _tell(self, count: int) -> None:
+        if count and telemetry.enabled(telemetry.SUBSCRIPTION_EVENT_DELIVERED):
+            telemetry.emit(
+                telemetry.SUBSCRIPTION_EVENT_DELIVERED,
+                {"count": count},
+                {
+                    "store_id": self._context.name,
+                    "subscription_id": self._name,
+                    "topic": f"{self._context.name}:{self._name}",
+                },
+            )
+
+    # -- waiting ---------------------------------------------------------------------------------
+
+    async def _wait(self, consumer: str, deadline_ms: int | None, *, listen: bool) -> bool:
+        """Until something may have changed for the consumer; false when the time is over."""
+        delivery, source = self.delivery, self._source
+        active = delivery.consumers.is_active(consumer, delivery.options)
+        if listen and active and not source.at_head and self._can_read(delivery):
+            return True
+        woken = self._waiting[consumer] = self._loop.create_future()
+        if listen and active:
+            source.listen_if_free(self._wake)
+        self._keep_time()
+        try:
+            delay_s = None if deadline_ms is None else max(0, deadline_ms - self._context.now_ms()) / 1_000
+            async with asyncio.timeout(delay_s):
+                await woken
+        except TimeoutError:
+            return False
+        finally:
+            del self._waiting[consumer]
+            if not self._waiting:
+                source.stop_listening()
+        return True
+
+    def _can_read(self, delivery: Delivery) -> bool:
+        return delivery.room() > 0 and delivery.in_flight < delivery.options.max_in_flight
+
+    def _wake(self) -> None:
+        delivery = self.delivery
+        for consumer, woken in self._waiting.items():
+            if not woken.done() and (
+                self._over is not None or delivery.consumers.is_active(consumer, delivery.options)
+            ):
+                woken.set_result(None)
+
+    def _keep_time(self) -> None:
+        """Have `_tick` called when the delivery has something to do next."""
+        now_ms = self._context.now_ms()
+        due_ms = None if self._over is not None else self.delivery.next_deadline_ms(now_ms)
+        if due_ms == self._timer_ms:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_ms = due_ms
+        if due_ms is not None:
+            self._timer = self._loop.call_later(max(0, due_ms - now_ms) / 1_000, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = self._timer_ms = None
+        self.delivery.expire(self._context.now_ms())
+        self._replicate()
+        self._wake()
+        self._keep_time()
+
+    def _replicate(self) -> None:
+        """Have what changed stored, though nobody waits for it."""
+        if self.delivery.unreplicated and self._over is None:
+            if self._is_lazy:
+                self._settling.later(self.delivery.options.checkpoint_interval_ms)
+            else:
+                self._settling.soon()
+
+    @property
+    def reached(self) -> int:
+        """Up to where everything that matches is settled; while it listens nothing else matches."""
+        if self._source.listening:
+            self.delivery.advance(self._context.memory.state.position)
+        return self.delivery.reached
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody consumes, and nothing is known that is not stored."""
+        delivery = self.delivery
+        quiet = not delivery.consumers.count and not delivery.in_flight and not delivery.unreplicated
+        return quiet and self._settling.idle and not self._lock.locked()
+
+    # -- settling --------------------------------------------------------------------------------
+
+    @property
+    def _is_lazy(self) -> bool:
+        return self.delivery.options.ack_durability == "lazy"
+
+    async def ack(self, leases: Sequence[Lease]) -> int:
+        """Settle leased events. Raises as Delivery.ack, and what keeps the command from being decided."""
+        self._check()
+        self.delivery.expire(self._context.now_ms())
+        self.delivery.ack(leases, self._context.now_ms(), self._context.memory.state.position)
+        return await self._settle()
+
+    async def nack(
+        self, leases: Sequence[Lease], action: NackAction, delay_ms: int | None, reason: str
+    ) -> int:
+        """Have leased events come again, park or skip them."""
+        self._check()
+        now_ms = self._context.now_ms()
+        self.delivery.expire(now_ms)
+        head = self._context.memory.state.position
+        self.delivery.nack(leases, action, now_ms, head, delay_ms=delay_ms, reason=reason)
+        return await self._settle()
+
+    async def ack_through(self, position: int) -> int:
+        """Settle what was delivered up to a position."""
+        self._check()
+        self.delivery.ack_through(position)
+        return await self._settle()
+
+    async def ack_items(self, items: Sequence[Item]) -> int:
+        """Settle delivered events."""
+        self._check()
+        self.delivery.ack_items(items)
+        return await self._settle()
+
+    async def _settle(self) -> int:
+        delivery = self.delivery
+        self._wake()  # room, or a stream that is free now
+        self._keep_time()
+        if not delivery.unreplicated and self._settling.idle:
+            return delivery.checkpoint
+        if self._is_lazy:
+            self._settling.later(delivery.options.checkpoint_interval_ms)
+            return delivery.checkpoint
+        return await asyncio.shield(self._settling.soon())
+
+    def _on_settled(self) -> None:
+        self._wake()
+        self._keep_time()
+
+    # -- what is decided elsewhere ---------------------------------------------------------------
+
+    def changed(self, change: SubscriptionChanged) -> None:
+        """The subscription was changed: other options, a replay, or a new life."""
+        state = change.state
+        if state.life != self.delivery.life:
+            self._restart(state)
+        elif state.options != self.delivery.options:
+            self.delivery.options = state.options
+            self._wake()
+        if change.replay:
+            self._replayed_through = 0
+            self.delivery.replay()
+            self._wake()
+
+    def _restart(self, state: SubscriptionState) -> None:
+        self._settling.stop(NotFound("the subscription was reset meanwhile", subscription=self._name))
+        self._source.close()
+        consumers = self.delivery.consumers
+        consumers.forget_leases()
+        delivered, redeliveries = self.delivery.delivered, self.delivery.redeliveries
+        self._begin(state, Delivery(state, self._context.term()))
+        self.delivery.consumers = consumers
+        self.delivery.delivered, self.delivery.redeliveries = delivered, redeliveries
+        self._wake()
+
+    def unblock(self, stream_id: str) -> None:
+        """A stream was deleted."""
+        self.delivery.unblock(stream_id)
+
+    async def close(self) -> None:
+        """Store what is settled, and end. Whoever waits is told that the store closes."""
+        try:
+            if self._over is None:
+                await self._settling.flush()
+        finally:
+            self.end(ShuttingDown(f"store {self._context.name!r} is closed"))
+
+    def end(self, error: ShoalError | None = None) -> None:
+        """The subscription was deleted, or the store closes: whoever waits is told."""
+        self._over = error or subscription_not_found(self._name)
+        self._settling.stop(self._over)
+        self._source.close()
+        self._wake()
+        self._keep_time()
+
+    def _check(self) -> None:
+        if self._over is not None:
+            raise self._over

@@ -1,0 +1,479 @@
+"""Subscriptions of a local store: commands for what is replicated, a pump for each one that has consumers."""
+
+from __future__ import annotations
+
+import builtins
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from shoal import telemetry
+from shoal.errors import InvalidRequest, NotFound, ShoalError, StreamNotFound, StreamTombstoned
+from shoal.model.commands import (
+    ChangeSubscription,
+    CreateSubscription,
+    DeleteSubscription,
+    ReplayParked,
+    ResetSubscription,
+    SubscriptionCommand,
+)
+from shoal.model.definitions import check_subscription_name, make_definition, make_options
+from shoal.model.lease import read_lease
+from shoal.model.machine import Row
+from shoal.model.names import check_stream_id, check_text
+from shoal.model.selectors import compile_selector
+from shoal.model.subscriptions import (
+    SubscriptionAnswer,
+    SubscriptionChange,
+    SubscriptionDeleted,
+    SubscriptionState,
+    holds,
+    subscription_not_found,
+)
+from shoal.model.window import Item
+from shoal.store.checks import check_range
+from shoal.store.consumer import PullingConsumer
+from shoal.store.context import StoreContext
+from shoal.store.exchange import Exchange
+from shoal.store.pump import REPLAY_ROWS, Pump
+from shoal.store.source import Source
+from shoal.store.streams import LocalStreams
+from shoal.types import (
+    MAX_VERSION,
+    Beginning,
+    Delivered,
+    NackAction,
+    ParkedEvent,
+    ParkedPage,
+    Subscription,
+    SubscriptionOptions,
+    SubscriptionStats,
+    SubscriptionType,
+)
+
+MAX_WAIT_MS = 600_000
+MAX_DELAY_MS = 86_400_000
+MAX_LEASES = 10_000
+REASON_BYTES = 1_000
+CONSUMER_BYTES = 128
+_COMMAND_BYTES = 256
+_SHAPE = ("type", "selector", "start_from")
+
+
+class LocalSubscriptions:
+    """See shoal.store.api.Subscriptions."""
+
+    def __init__(self, context: StoreContext, streams: LocalStreams) -> None:
+        self._context = context
+        self._streams = streams
+        self._exchange = Exchange()
+        self._pumps: dict[str, Pump] = {}
+        self._counts: dict[str, tuple[int, int]] = {}
+        memory = context.memory
+        self._resumed = set(memory.subscriptions)
+        memory.feed = self
+
+    # -- what is decided: shoal.store.memory.Feed ------------------------------------------------
+
+    def appended(self, rows: builtins.list[Row]) -> None:
+        """Rows were appended."""
+        self._exchange.appended(rows)
+
+    def deleted(self, stream_id: str) -> None:
+        """A stream was deleted."""
+        for pump in self._pumps.values():
+            pump.unblock(stream_id)
+
+    def changed(self, change: SubscriptionChange) -> None:
+        """A subscription was changed or deleted."""
+        if isinstance(change, SubscriptionDeleted):
+            self._counts.pop(change.name, None)
+            self._resumed.discard(change.name)
+            pump = self._pumps.pop(change.name, None)
+            if pump is not None:
+                pump.end()
+        elif change.state.name in self._pumps:
+            self._pumps[change.state.name].changed(change)
+
+    # -- definitions -----------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        type: SubscriptionType,  # noqa: A002 - its name in the contract
+        selector: Any,
+        name: str,
+        *,
+        consumer: str | None = None,
+        start_from: Beginning | int | None = None,
+        **options: Any,
+    ) -> PullingConsumer:
+        """See shoal.store.api.Subscriptions."""
+        create = partial(self.create, type, selector, name, start_from=start_from, **options)
+        return PullingConsumer(
+            self, create, name, consumer or f"embedded-{secrets.token_hex(4)}", now_ms=self._context.now_ms
+        )
+
+    async def create(
+        self,
+        type: SubscriptionType,  # noqa: A002 - its name in the contract
+        selector: Any,
+        name: str,
+        *,
+        start_from: Beginning | int | None = None,
+        **options: Any,
+    ) -> Subscription:
+        """See shoal.store.api.Subscriptions."""
+        fields = {"type": type, "selector": selector, **options}
+        if start_from is not None:
+            fields["start_from"] = start_from
+        return (await self.create_or_find(name, fields))[0]
+
+    async def create_or_find(self, name: str, fields: Mapping[str, Any]) -> tuple[Subscription, bool]:
+        """As `create`, of fields by name; and whether it was made just now."""
+        context = self._context
+        check_subscription_name(name, context.limits)
+        if "type" not in fields:
+            raise InvalidRequest("type is missing: say what the subscription selects by", pointer="/type")
+        definition = make_definition(
+            fields["type"], fields.get("selector"), fields.get("start_from"), context.limits
+        )
+        given = {field: value for field, value in fields.items() if field not in _SHAPE}
+        options = make_options(given)
+        names = [*given, *(["start_from"] if fields.get("start_from") is not None else [])]
+        subscriptions = context.memory.subscriptions
+        if name not in subscriptions and len(subscriptions) >= context.limits.subscriptions:
+            raise InvalidRequest(
+                f"the store has {len(subscriptions)} subscriptions, {context.limits.subscriptions} are allowed; "
+                "delete some first",
+                pointer="/name",
+            )
+        size = _COMMAND_BYTES + len(definition.selector)
+        command = CreateSubscription(context.name, name, definition, options, names)
+        answer = await self._submit(command, size)
+        if answer.created and telemetry.enabled(telemetry.SUBSCRIPTION_CREATED):
+            made = answer.state.subscription
+            self._tell(
+                telemetry.SUBSCRIPTION_CREATED,
+                name,
+                type=made.type,
+                selector=made.selector,
+                subscription_name=name,
+            )
+        return answer.state.subscription, answer.created
+
+    async def update(self, name: str, **options: Any) -> Subscription:
+        """See shoal.store.api.Subscriptions."""
+        return await self.change(name, options)
+
+    async def change(self, name: str, fields: Mapping[str, Any]) -> Subscription:
+        """As `update`, of fields by name."""
+        fixed = [field for field in fields if field in _SHAPE]
+        if fixed:
+            raise InvalidRequest(
+                f"{fixed[0]} cannot be changed; make another subscription", pointer=f"/{fixed[0]}"
+            )
+        options = make_options(fields, self._state(name).options)
+        answer = await self._submit(ChangeSubscription(self._context.name, name, options))
+        return answer.state.subscription
+
+    async def unsubscribe(self, *key: str) -> None:
+        """See shoal.store.api.Subscriptions."""
+        state = self._find(key)
+        of_type = state.definition.type if len(key) == 2 else None
+        await self._submit(DeleteSubscription(self._context.name, state.name, of_type))
+        self._tell(telemetry.SUBSCRIPTION_DELETED, state.name)
+
+    async def get(self, *key: str) -> Subscription:
+        """See shoal.store.api.Subscriptions."""
+        return self._find(key).subscription
+
+    async def exists(self, *key: str) -> bool:
+        """See shoal.store.api.Subscriptions."""
+        try:
+            self._find(key)
+        except NotFound:
+            return False
+        return True
+
+    async def list(self) -> builtins.list[Subscription]:
+        """See shoal.store.api.Subscriptions."""
+        found = self._context.memory.subscriptions
+        return [found[name].subscription for name in sorted(found)]
+
+    def _find(self, key: tuple[str, ...]) -> SubscriptionState:
+        if len(key) not in {1, 2} or not all(isinstance(part, str) for part in key):
+            raise InvalidRequest("name a subscription by its name, or by its type and its name", pointer="name")
+        state = self._state(key[-1])
+        if len(key) == 2 and state.definition.type != key[0]:
+            raise subscription_not_found(key[-1])
+        return state
+
+    def _state(self, name: str) -> SubscriptionState:
+        check_subscription_name(name, self._context.limits)
+        state = self._context.memory.subscriptions.get(name)
+        if state is None:
+            raise subscription_not_found(name)
+        return state
+
+    async def _submit(self, command: SubscriptionCommand, size: int = _COMMAND_BYTES) -> SubscriptionAnswer:
+        answer: SubscriptionAnswer = await self._context.submit(command, command.name, size)
+        return answer
+
+    def _tell(self, event: telemetry.EventName, name: str, **metadata: Any) -> None:
+        if telemetry.enabled(event):
+            ids = {"store_id": self._context.name, "subscription_id": name}
+            telemetry.emit(event, {"system_time": telemetry.system_time()}, ids | metadata)
+
+    # -- delivery --------------------------------------------------------------------------------
+
+    async def pull(
+        self, name: str, count: int = 100, wait_ms: int = 0, consumer: str = "default"
+    ) -> builtins.list[Delivered]:
+        """See shoal.store.api.Subscriptions."""
+        check_range("count", count, 1, self._context.limits.page_events)
+        check_range("wait_ms", wait_ms, 0, MAX_WAIT_MS)
+        check_text(consumer, CONSUMER_BYTES, "consumer")
+        return await (await self._pump(name)).pull(consumer, count, wait_ms)
+
+    async def push(
+        self, name: str, consumer: str, prefetch: int | None = None
+    ) -> AsyncIterator[builtins.list[Delivered]]:
+        """Batches for ever, as long as the consumer has leased fewer than `prefetch` events. When closed, it was lost.
+
+        Raises NotFound, also when the subscription is deleted; AlreadyExists while the consumer is connected.
+        """
+        check_text(consumer, CONSUMER_BYTES, "consumer")
+        if prefetch is not None:
+            check_range("prefetch", prefetch, 1, self._context.limits.page_events)
+        pump = await self._pump(name)
+        limit = prefetch or min(pump.delivery.options.max_in_flight, self._context.limits.page_events)
+        async for batch in pump.push(consumer, limit):
+            yield batch
+
+    async def ack(self, stream_id: str, name: str, event_number: int) -> int:
+        """See shoal.store.api.Subscriptions."""
+        return await self.ack_events(name, [(stream_id, event_number)])
+
+    async def ack_leases(self, name: str, leases: Sequence[str]) -> int:
+        """See shoal.store.api.Subscriptions."""
+        _check_count(leases, "leases")
+        return await (await self._pump(name)).ack([read_lease(token) for token in leases])
+
+    async def ack_through(self, name: str, position: int) -> int:
+        """See shoal.store.api.Subscriptions."""
+        check_range("position", position, 0, MAX_VERSION)
+        return await (await self._pump(name)).ack_through(position)
+
+    async def ack_events(self, name: str, events: Sequence[tuple[str, int]]) -> int:
+        """See shoal.store.api.Subscriptions."""
+        _check_count(events, "events")
+        pump = await self._pump(name)
+        items: builtins.list[Item] = []
+        for stream_id, version in events:
+            check_stream_id(stream_id, self._context.limits)
+            check_range("version", version, 0, MAX_VERSION)
+            item = pump.delivery.find(stream_id, version)
+            if item is None:
+                await self._require_settled(pump, stream_id, version)
+            else:
+                items.append(item)
+        return await pump.ack_items(items)
+
+    async def _require_settled(self, pump: Pump, stream_id: str, version: int) -> None:
+        """An event that is not in the window may be settled already: nothing to do. Raises InvalidRequest."""
+        try:
+            event = await self._streams.read_event(stream_id, version)
+        except (NotFound, StreamNotFound, StreamTombstoned):
+            event = None
+        if event is None or not pump.delivery.is_settled(event.position):
+            raise InvalidRequest(
+                f"event {version} of {stream_id!r} has not been delivered by this subscription", pointer="events"
+            )
+
+    async def nack(
+        self,
+        name: str,
+        leases: Sequence[str],
+        action: NackAction = "retry",
+        delay_ms: int | None = None,
+        reason: str = "",
+    ) -> int:
+        """See shoal.store.api.Subscriptions."""
+        _check_count(leases, "leases")
+        if action not in ("retry", "park", "skip"):
+            raise InvalidRequest("action is retry, park or skip", pointer="action")
+        if delay_ms is not None:
+            check_range("delay_ms", delay_ms, 0, MAX_DELAY_MS)
+        if reason:
+            check_text(reason, REASON_BYTES, "reason")
+        return await (await self._pump(name)).nack(
+            [read_lease(token) for token in leases], action, delay_ms, reason
+        )
+
+    async def leave(self, name: str, consumer: str) -> None:
+        """See shoal.store.api.Subscriptions."""
+        check_text(consumer, CONSUMER_BYTES, "consumer")
+        self._state(name)
+        pump = self._pumps.get(name)
+        if pump is not None:
+            pump.leave(consumer)
+
+    async def _pump(self, name: str) -> Pump:
+        """The subscription's pump, begun if need be."""
+        state = self._state(name)
+        pump = self._pumps.get(name)
+        if pump is not None:
+            return pump
+        self._drop_idle()
+        blocked: dict[str, int] = {}
+        if state.options.ordered:
+            blocked = await self._context.read_applied(self._context.queries.parked_streams, name)
+            state = self._state(name)
+        if name not in self._pumps:
+            selector = compile_selector(state.definition)
+            resumed = name in self._resumed
+            self._resumed.discard(name)
+            self._pumps[name] = Pump(
+                self._context, self._exchange, state, selector, resumed=resumed, blocked=blocked
+            )
+        return self._pumps[name]
+
+    def _drop_idle(self) -> None:
+        """Nobody consumes these: what they know is stored."""
+        for name in [name for name, pump in self._pumps.items() if pump.idle]:
+            pump = self._pumps.pop(name)
+            delivered, redeliveries = self._counts.get(name, (0, 0))
+            self._counts[name] = (
+                delivered + pump.delivery.delivered,
+                redeliveries + pump.delivery.redeliveries,
+            )
+            pump.end()
+
+    # -- parked events, reset --------------------------------------------------------------------
+
+    async def parked(self, name: str, after: int = 0, count: int = 100) -> builtins.list[ParkedEvent]:
+        """See shoal.store.api.Subscriptions."""
+        return (await self.parked_page(name, after, count)).events
+
+    async def parked_page(self, name: str, after: int = 0, count: int = 100) -> ParkedPage:
+        """See shoal.store.api.Subscriptions."""
+        context = self._context
+        self._state(name)
+        check_range("after", after, 0, MAX_VERSION)
+        check_range("limit", count, 1, context.limits.page_events)
+        found = await context.read_applied(
+            context.queries.parked_rows, name, after, count, context.limits.page_bytes
+        )
+        events = [
+            ParkedEvent(*row, msgspec.UNSET, reason, attempts, replaying)
+            for row, reason, attempts, replaying in found
+        ]
+        more = len(events) == count or sum(len(each.data_raw) for each in events) > context.limits.page_bytes
+        return ParkedPage(events, events[-1].position if events and more else None)
+
+    async def replay_parked(self, name: str, limit: int | None = None) -> int:
+        """See shoal.store.api.Subscriptions."""
+        context = self._context
+        life = self._state(name).life
+        if limit is not None:
+            check_range("limit", limit, 1, MAX_VERSION)
+        replayed, after = 0, 0
+        while limit is None or replayed < limit:
+            count = REPLAY_ROWS if limit is None else min(REPLAY_ROWS, limit - replayed)
+            positions = await context.read_applied(context.queries.parked_positions, name, after, count)
+            if not positions:
+                break
+            size = _COMMAND_BYTES + 10 * len(positions)
+            await self._submit(ReplayParked(context.name, name, life, positions), size)
+            replayed, after = replayed + len(positions), positions[-1]
+        return replayed
+
+    async def reset(self, name: str, to: Beginning | int) -> Subscription:
+        """See shoal.store.api.Subscriptions."""
+        self._state(name)
+        if to not in ("beginning", "end"):
+            if type(to) is not int:
+                raise InvalidRequest("to is beginning, end or a position", pointer="/to")
+            check_range("to", to, 0, MAX_VERSION)
+        answer = await self._submit(ResetSubscription(self._context.name, name, to))
+        return answer.state.subscription
+
+    # -- where they stand ------------------------------------------------------------------------
+
+    async def stats(self, name: str) -> SubscriptionStats:
+        """See shoal.store.api.Subscriptions."""
+        context = self._context
+        state = self._state(name)
+        parked = await context.read_applied(context.queries.parked_count, name)
+        reached = await self._look_ahead(state) if name not in self._pumps else self._reached(state)
+        head = context.memory.state.position
+        delivered, redeliveries = self._delivered(name)
+        delivery = self._pumps[name].delivery if name in self._pumps else None
+        kept = holds(state, context.memory.state.epoch_us) and reached < head
+        return SubscriptionStats(
+            name=name,
+            checkpoint=state.checkpoint,
+            head=head,
+            lag=max(0, head - reached),
+            in_flight=0 if delivery is None else delivery.in_flight,
+            waiting=0 if delivery is None else delivery.waiting,
+            parked=parked,
+            delivered=delivered,
+            redeliveries=redeliveries,
+            consumers=[] if delivery is None else delivery.consumers.names,
+            holds_after=reached if kept else None,
+        )
+
+    async def _look_ahead(self, state: SubscriptionState) -> int:
+        """Up to where everything is settled, of a subscription that has no pump."""
+        source = Source(self._context, self._exchange, compile_selector(state.definition), state.checkpoint)
+        settled = set(state.settled)
+        while found := await source.next(1):
+            if found[0][2] not in settled:
+                return found[0][2] - 1
+        return source.scanned
+
+    def _reached(self, state: SubscriptionState) -> int:
+        pump = self._pumps.get(state.name)
+        return state.checkpoint if pump is None else max(state.checkpoint, pump.reached)
+
+    def _delivered(self, name: str) -> tuple[int, int]:
+        delivered, redeliveries = self._counts.get(name, (0, 0))
+        pump = self._pumps.get(name)
+        if pump is not None:
+            delivered += pump.delivery.delivered
+            redeliveries += pump.delivery.redeliveries
+        return delivered, redeliveries
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers for shoal.metrics, as `name:store:subscription`."""
+        found: dict[str, float] = {}
+        head = self._context.memory.state.position
+        for name, state in self._context.memory.subscriptions.items():
+            label = f"{self._context.name}:{name}"
+            pump = self._pumps.get(name)
+            delivered, redeliveries = self._delivered(name)
+            found[f"subscription_lag:{label}"] = max(0, head - self._reached(state))
+            found[f"subscription_in_flight:{label}"] = 0 if pump is None else pump.delivery.in_flight
+            found[f"subscription_delivered_total:{label}"] = delivered
+            found[f"subscription_redeliveries_total:{label}"] = redeliveries
+        return found
+
+    async def close(self) -> None:
+        """Store what is settled, and tell every consumer that the store closes."""
+        for pump in list(self._pumps.values()):
+            try:
+                await pump.close()
+            except ShoalError:
+                pass  # what could not be stored comes again
+        self._pumps.clear()
+
+
+def _check_count(values: Any, pointer: str) -> None:
+    if not isinstance(values, (list, tuple)) or not 1 <= len(values) <= MAX_LEASES:
+        raise InvalidRequest(f"{pointer} is a list of 1 to {MAX_LEASES}", pointer=pointer)
+
+
