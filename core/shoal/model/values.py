@@ -188,7 +188,7 @@ class _Plain:
             if not isinstance(key, str):
                 raise InvalidRequest(f"the key {key!r:.80} must be a str", pointer=pointer)
             name = _plain_text(key, pointer)
-            members[name] = self.of(member, depth - 1, f"{pointer}/{_escape(name)}")
+            members[name] = self.of(member, depth - 1, f"{pointer}/{escape_key(name)}")
         return members
 
 
@@ -201,6 +201,6 @@ def _plain_text(value: str, pointer: str) -> str:
     return text
 
 
-def _escape(key: str) -> str:
+def escape_key(key: str) -> str:
     """A key as it stands in a JSON pointer (RFC 6901)."""
     return key.replace("~", "~0").replace("/", "~1")
