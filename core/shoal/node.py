@@ -274,6 +274,7 @@ class Node:
         self.store(name)
         await self._sequencer.submit(DropStore(name), 0, timeout_ms=self.config.timeout_ms)
         context = self._contexts.pop(name, None)
+        await self._stores[name].subscriptions.close()
         readers = self._readers.pop(name, None)
         self._stores.pop(name, None)
         if context is not None and readers is not None:
@@ -400,7 +401,16 @@ class Node:
             "reads_total": sum(readers.reads for readers in self._readers.values()),
             "stores": len(self._stores),
             **{f"head_position:{name}": store.head for name, store in self._stores.items()},
+            **self._subscription_stats(),
         }
+
+    def _subscription_stats(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name, store in self._stores.items():
+            found |= store.subscriptions.metrics()
+            for subscription, parked in self._engine.stores[name].parked_counts.items():
+                found[f"subscription_parked:{name}:{subscription}"] = parked
+        return found
 
     async def verify(self) -> Verification:
         """Verify what every store has: each byte a reader could be given. Takes a while; appends go on.
@@ -442,6 +452,8 @@ class Node:
             return
         self._closed = True
         self._room.close()
+        for store in self._stores.values():
+            await store.subscriptions.close()
         if not self.failed.done():
             await self._sequencer.close()
         broken = self.failed.done()

@@ -12,6 +12,7 @@ from shoal.store.checks import check_range
 from shoal.store.context import StoreContext
 from shoal.store.snapshots import LocalSnapshots
 from shoal.store.streams import LocalStreams
+from shoal.store.subscriptions import LocalSubscriptions
 from shoal.types import MAX_VERSION, AggregateResult, Event
 
 FOLD_PAGE = 1_000
@@ -27,6 +28,7 @@ class LocalStore:
         self.name = context.name
         self.streams = LocalStreams(context)
         self.snapshots = LocalSnapshots(context)
+        self.subscriptions = LocalSubscriptions(context, self.streams)
 
     @property
     def head(self) -> int:

@@ -150,7 +150,9 @@ class Pump:
                 await asyncio.shield(self._settling.soon())
             if delivery is self.delivery:
                 batch = [
-                    Delivered(*rows[item.position], msgspec.UNSET, delivery.lease_of(item).token, item.attempt)
+                    Delivered(
+                        *rows[item.position], msgspec.UNSET, delivery.lease_of(item).token, item.attempt
+                    )
                     for item in items
                     if item.position in rows
                 ]

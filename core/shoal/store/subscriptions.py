@@ -5,13 +5,14 @@ from __future__ import annotations
 import builtins
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from shoal import telemetry
-from shoal.errors import InvalidRequest, NotFound, ShoalError, StreamNotFound, StreamTombstoned
+from shoal.errors import InvalidRequest, NotFound, ShoalError, ShuttingDown, StreamNotFound, StreamTombstoned
 from shoal.model.commands import (
     ChangeSubscription,
     CreateSubscription,
@@ -49,7 +50,6 @@ from shoal.types import (
     ParkedEvent,
     ParkedPage,
     Subscription,
-    SubscriptionOptions,
     SubscriptionStats,
     SubscriptionType,
 )
@@ -72,6 +72,7 @@ class LocalSubscriptions:
         self._exchange = Exchange()
         self._pumps: dict[str, Pump] = {}
         self._counts: dict[str, tuple[int, int]] = {}
+        self._closed = False
         memory = context.memory
         self._resumed = set(memory.subscriptions)
         memory.feed = self
@@ -205,7 +206,9 @@ class LocalSubscriptions:
 
     def _find(self, key: tuple[str, ...]) -> SubscriptionState:
         if len(key) not in {1, 2} or not all(isinstance(part, str) for part in key):
-            raise InvalidRequest("name a subscription by its name, or by its type and its name", pointer="name")
+            raise InvalidRequest(
+                "name a subscription by its name, or by its type and its name", pointer="name"
+            )
         state = self._state(key[-1])
         if len(key) == 2 and state.definition.type != key[0]:
             raise subscription_not_found(key[-1])
@@ -290,7 +293,8 @@ class LocalSubscriptions:
             event = None
         if event is None or not pump.delivery.is_settled(event.position):
             raise InvalidRequest(
-                f"event {version} of {stream_id!r} has not been delivered by this subscription", pointer="events"
+                f"event {version} of {stream_id!r} has not been delivered by this subscription",
+                pointer="events",
             )
 
     async def nack(
@@ -323,6 +327,8 @@ class LocalSubscriptions:
 
     async def _pump(self, name: str) -> Pump:
         """The subscription's pump, begun if need be."""
+        if self._closed:
+            raise ShuttingDown(f"store {self._context.name!r} is closed")
         state = self._state(name)
         pump = self._pumps.get(name)
         if pump is not None:
@@ -464,16 +470,13 @@ class LocalSubscriptions:
 
     async def close(self) -> None:
         """Store what is settled, and tell every consumer that the store closes."""
+        self._closed = True
         for pump in list(self._pumps.values()):
-            try:
+            with suppress(ShoalError):  # what could not be stored comes again
                 await pump.close()
-            except ShoalError:
-                pass  # what could not be stored comes again
         self._pumps.clear()
 
 
 def _check_count(values: Any, pointer: str) -> None:
     if not isinstance(values, (list, tuple)) or not 1 <= len(values) <= MAX_LEASES:
         raise InvalidRequest(f"{pointer} is a list of 1 to {MAX_LEASES}", pointer=pointer)
-
-
