@@ -20,7 +20,7 @@ from shoal.store.ports import Bounds, Queries
 from shoal.types import MAX_VERSION
 
 AHEAD_ROWS = 64
-"""Rows read at once at least, and kept for the next call: a consumer that takes one at a time would pay a read for each."""
+"""Rows read at once at least, and kept for the next call: else whoever takes one at a time would pay a read each."""
 AHEAD_BYTES = 256 * 1024
 HEARD_ROWS = 256
 TAIL_ROWS = 1_000
