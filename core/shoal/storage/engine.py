@@ -17,6 +17,7 @@ import msgspec
 from shoal.errors import DatabaseCorrupt, DiskFull, ShoalError, StorageError
 from shoal.model.commands import CodecError, CreateStore, DropStore, Proposal, decode
 from shoal.model.machine import Change, Head, StoredId, StoreState, decide
+from shoal.model.subscriptions import SubscriptionState
 from shoal.raft.log import Kind
 from shoal.storage import queries
 from shoal.storage.chain import row_digest
@@ -174,9 +175,7 @@ class Engine:
                 continue
             state = store.state
             try:
-                decision = decide(
-                    state, _SqlView(store.connection), command, proposal.clock_us, proposal.reading_us
-                )
+                decision = decide(state, _SqlView(store), command, proposal.clock_us, proposal.reading_us)
             except ShoalError:
                 continue  # it was refused then, too: that is its outcome
             if decision.change is not None:
@@ -353,20 +352,26 @@ def _make_directory(path: Path) -> None:
 
 
 class _SqlView:
-    """A store as of the entry before, straight from the writer's connection."""
+    """A store as of the entry before, straight from the writer's connection.
 
-    def __init__(self, connection: apsw.Connection) -> None:
-        self._connection = connection
+    That writes what was kept back, so it is asked for only where SQL is: settling needs none.
+    """
+
+    def __init__(self, store: StoreDb) -> None:
+        self._store = store
 
     def head(self, stream_id: str) -> Head | None:
-        return queries.head(self._connection, stream_id)
+        return queries.head(self._store.connection, stream_id)
 
     def stored_id(self, stream_id: str, event_id: bytes | str) -> StoredId | None:
-        return queries.stored_ids(self._connection, stream_id, [event_id]).get(event_id)
+        return queries.stored_ids(self._store.connection, stream_id, [event_id]).get(event_id)
 
     def first_match(self, query: Query, after: int) -> int | None:
-        hit = queries.first_match(self._connection, query, after + 1, MAX_VERSION)
+        hit = queries.first_match(self._store.connection, query, after + 1, MAX_VERSION)
         return None if hit is None else hit.position
+
+    def subscription(self, name: str) -> SubscriptionState | None:
+        return self._store.subscription(name)
 
 
 def fetch_one(connection: apsw.Connection, need: Need) -> ReadSet:

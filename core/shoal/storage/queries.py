@@ -7,6 +7,7 @@ rest is the in-memory tail's. Rows come in the field order of `shoal.types.Event
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -363,6 +364,70 @@ def covering_snapshot(connection: apsw.Connection, stream_id: str, last: int) ->
         (stream_id, found.visible_from, min(last, found.version), stream_id),
     ).fetchone()
     return None if row is None else Snapshot(*row)
+
+
+def parked_rows(
+    connection: apsw.Connection, name: str, after: int, count: int, max_bytes: int
+) -> list[tuple[Row, str, int, bool]]:
+    """What a subscription has parked after a position: readable events, why, after how many failures, if replaying."""
+    rows = connection.execute(
+        f"SELECT s.name, {_FIELDS}, p.reason, p.attempts, p.replaying "  # noqa: S608 - constants
+        f"FROM parked p JOIN event e ON e.position = p.position {_JOINS} "
+        f"WHERE p.subscription = ? AND p.position > ? AND {_READABLE} ORDER BY p.position LIMIT ?",
+        (name, after, count),
+    )
+    taken: list[tuple[Any, ...]] = [*take(rows, max_bytes)]
+    return [(row[:-3], row[-3], row[-2], bool(row[-1])) for row in taken]
+
+
+def parked_positions(connection: apsw.Connection, name: str, after: int, count: int) -> list[int]:
+    """Positions after `after` that a subscription has parked and that are not being replayed, ascending."""
+    rows = connection.execute(
+        "SELECT position FROM parked WHERE subscription = ? AND position > ? AND NOT replaying "
+        "ORDER BY position LIMIT ?",
+        (name, after, count),
+    )
+    return [position for (position,) in rows]
+
+
+def replaying(connection: apsw.Connection, name: str, after: int, count: int) -> list[tuple[int, str, int]]:
+    """(position, stream, failures) of what a subscription has parked after `after` and that is being replayed."""
+    rows: list[tuple[int, str, int]] = [
+        *connection.execute(
+            "SELECT position, stream, attempts FROM parked WHERE subscription = ? AND position > ? AND replaying "
+            "ORDER BY position LIMIT ?",
+            (name, after, count),
+        )
+    ]
+    return rows
+
+
+def parked_count(connection: apsw.Connection, name: str) -> int:
+    """How many events a subscription has parked."""
+    (count,) = connection.execute(
+        "SELECT count(*) FROM parked WHERE subscription = ?", (name,)
+    ).fetchone() or (0,)
+    return int(count)
+
+
+def parked_streams(connection: apsw.Connection, name: str) -> dict[str, int]:
+    """How many events of each stream a subscription has parked."""
+    return Counter(
+        stream
+        for (stream,) in connection.execute("SELECT stream FROM parked WHERE subscription = ?", (name,))
+    )
+
+
+def events_at(connection: apsw.Connection, positions: Sequence[int]) -> list[Row]:
+    """Those of the events at `positions` that can be read, in position order."""
+    rows: list[Row] = [
+        *connection.execute(
+            f"SELECT s.name, {_FIELDS} FROM json_each(?) j JOIN event e ON e.position = j.value {_JOINS} "  # noqa: S608
+            f"WHERE {_READABLE} ORDER BY j.key",
+            (json.dumps(sorted(positions)),),
+        )
+    ]
+    return rows
 
 
 def glob_literal(text: str) -> str:

@@ -56,9 +56,41 @@ STORE_MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE TABLE reclaim (stream INTEGER PRIMARY KEY)
     """,
+    """
+    CREATE TABLE subscription (
+        name TEXT PRIMARY KEY,
+        life INTEGER NOT NULL,
+        type TEXT NOT NULL,
+        selector TEXT NOT NULL,
+        start_from NOT NULL,
+        options TEXT NOT NULL,
+        checkpoint INTEGER NOT NULL,
+        settled BLOB NOT NULL,
+        attempts BLOB NOT NULL,
+        created_us INTEGER NOT NULL,
+        advanced_us INTEGER NOT NULL,
+        digest BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE parked (
+        subscription TEXT NOT NULL,
+        position INTEGER NOT NULL,
+        stream TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        attempts INTEGER NOT NULL,
+        replaying INTEGER NOT NULL,
+        digest BLOB NOT NULL,
+        PRIMARY KEY (subscription, position)
+    ) WITHOUT ROWID;
+    CREATE INDEX parked_replaying ON parked (subscription, position) WHERE replaying;
+    CREATE INDEX parked_by_stream ON parked (stream)
+    """,
 )
 """`digest` columns cover the other columns of their row (shoal.storage.chain), `stream.chain` is the chain
-value of its last event, `reclaim` lists tombstoned streams with rows left."""
+value of its last event, `reclaim` lists tombstoned streams with rows left. Of a subscription, `selector` and
+`options` are JSON, `settled` and `attempts` msgpack."""
+
+SUBSCRIPTIONS_SINCE = 2
+"""The migration that made the tables of subscriptions."""
 
 CATALOG_MIGRATIONS: tuple[str, ...] = (
     """

@@ -27,9 +27,11 @@ from shoal.model.machine import (
     StreamDeleted,
     decode_tags,
 )
+from shoal.model.subscriptions import SubscriptionChanged, SubscriptionDeleted, SubscriptionState
 from shoal.storage.chain import GENESIS, link, row_digest, stream_digest
 from shoal.storage.database import Database
 from shoal.storage.schema import STORE_MIGRATIONS
+from shoal.storage.subscriptions_db import SubscriptionsDb
 
 _EVENT_COLUMNS = 14
 _BATCHES = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -58,13 +60,31 @@ class StoreDb:
         self._tag_counts: dict[int, int] = {}
         self.rows_inserted = 0
         self.bytes_inserted = 0
-        self.reclaiming = self._one("SELECT count(*) FROM reclaim") > 0
+        try:
+            self.reclaiming = self._one("SELECT count(*) FROM reclaim") > 0
+            self._subscriptions = SubscriptionsDb(self.db)
+        except BaseException:
+            self.db.close()
+            raise
 
     @property
     def state(self) -> StoreState:
         """Last position and event time given, as stored."""
         meta = self.db.meta
         return StoreState(int(meta.get("position", 0)), int(meta.get("epoch_us", 0)))
+
+    def subscription(self, name: str) -> SubscriptionState | None:
+        """A subscription as applied, written already or not."""
+        return self._subscriptions.states.get(name)
+
+    def subscriptions(self) -> dict[str, SubscriptionState]:
+        """All subscriptions as applied, by name."""
+        return dict(self._subscriptions.states)
+
+    @property
+    def parked_counts(self) -> dict[str, int]:
+        """How many events each subscription has parked, as applied (none: not in it). Any thread may look."""
+        return self._subscriptions.parked_counts
 
     # -- applying --------------------------------------------------------------------------------
 
@@ -86,6 +106,8 @@ class StoreDb:
                     self._save_snapshot(change)
                 case SnapshotsDeleted():
                     self._delete_snapshots(change)
+                case SubscriptionChanged() | SubscriptionDeleted():
+                    self._subscriptions.apply(change)
         self._append(appended)
         self.db.meta["position"] = state.position
         self.db.meta["epoch_us"] = state.epoch_us
@@ -100,7 +122,7 @@ class StoreDb:
         self.db.commit(index, term)
 
     def flush(self) -> None:
-        """Write heads and counts that were kept back: a busy stream's row is written once per commit."""
+        """Write what was kept back: a busy stream's row, or subscription's, is written once per commit."""
         if self._moved:
             self.db.connection.executemany(
                 "UPDATE stream SET version=?, chain=?, digest=? WHERE id=?",
@@ -114,6 +136,7 @@ class StoreDb:
                     [(count, number) for number, count in counts.items()],
                 )
                 counts.clear()
+        self._subscriptions.flush()
 
     def _stream_row(self, name: str, head: Head) -> tuple[int, bytes, bytes, int]:
         number, chain = self._streams[name]
@@ -138,6 +161,7 @@ class StoreDb:
             self._tag_counts,
         ):
             kept.clear()
+        self._subscriptions.load()
 
     def _append(self, changes: list[RowsAppended]) -> None:
         if not changes:
@@ -221,6 +245,7 @@ class StoreDb:
             (head.version, head.visible_from, head.tombstoned, digest, number),
         )
         self.db.connection.execute("DELETE FROM snapshot WHERE stream=?", (change.stream_id,))
+        self._subscriptions.forget_stream(change.stream_id)
         if head.tombstoned:
             self.db.connection.execute("INSERT OR IGNORE INTO reclaim VALUES (?)", (number,))
             self.reclaiming = True

@@ -15,12 +15,15 @@ import msgspec
 
 from shoal.accel.hash import xxh3_64
 from shoal.model.machine import decode_tags
+from shoal.model.subscriptions import SubscriptionState
 from shoal.storage.chain import GENESIS, link, row_digest, stream_digest
-from shoal.storage.schema import STORE_MIGRATIONS
+from shoal.storage.schema import STORE_MIGRATIONS, SUBSCRIPTIONS_SINCE
+from shoal.storage.subscriptions_db import PARKED_COLUMNS, SUBSCRIPTION_COLUMNS, state_of
 
 MAX_PROBLEMS = 1_000
 SLICE_ROWS = 10_000
 _SUMS = (1 << 64) - 1
+_STORED_HEAD = "(SELECT value FROM meta WHERE key = 'position')"
 _DAMAGED_VALUE = (UnicodeDecodeError, msgspec.MsgspecError, TypeError, ValueError)
 """What a stored value raises that is not even a text, a number or a list."""
 
@@ -44,6 +47,7 @@ class Verification(msgspec.Struct):
     snapshots: int = 0
     problems: list[Problem] = msgspec.field(default_factory=list)
     notes: list[str] = msgspec.field(default_factory=list)
+    subscriptions: int = 0
 
     @property
     def ok(self) -> bool:
@@ -83,6 +87,8 @@ class StoreVerifier:
             self._positions,
             self._events,
             self._tags,
+            self._subscriptions,
+            self._parked,
         )
         for part in parts:
             try:
@@ -250,6 +256,55 @@ class StoreVerifier:
     def _wrong_tag(self, position: int) -> None:
         place = f"{self._where}, position {position}"
         self._found.add(place, "the tag index does not agree with the event")
+
+    def _has_subscriptions(self) -> bool:
+        """A file of an earlier release, which no node has opened since, has no tables of them."""
+        with self._snapshot() as execute:
+            (schema,) = execute("PRAGMA user_version").fetchone()
+        return int(schema) >= SUBSCRIPTIONS_SINCE
+
+    def _subscriptions(self) -> None:
+        if not self._has_subscriptions():
+            return
+        sql = (  # the second key lets the first slice begin with a name that damage made empty
+            f"SELECT name, 0, {SUBSCRIPTION_COLUMNS}, digest, {_STORED_HEAD} FROM subscription "  # noqa: S608 - constants
+            "WHERE (name, 0) > (?, ?) ORDER BY name LIMIT ?"
+        )
+        for rows in self._slices(sql, ("", -1), 2):
+            for name, _, *fields, digest, head in rows:
+                self._found.subscriptions += 1
+                place = f"{self._where}, subscription {name!r}"
+                if row_digest(fields) != digest:
+                    self._found.add(place, "it is not what was stored")
+                else:
+                    self._check_settled(place, state_of(fields), head)
+
+    def _check_settled(self, place: str, state: SubscriptionState, head: int) -> None:
+        if state.checkpoint > head:
+            self._found.add(place, f"its checkpoint is {state.checkpoint}, the head says {head}")
+        before = state.checkpoint
+        for position in state.settled:
+            if not before < position <= head:
+                self._found.add(place, f"position {position} cannot be settled after {before}")
+            before = position
+
+    def _parked(self) -> None:
+        if not self._has_subscriptions():
+            return
+        sql = (
+            f"SELECT {PARKED_COLUMNS}, digest, {_STORED_HEAD}, "  # noqa: S608 - constants
+            "EXISTS (SELECT 1 FROM subscription WHERE name = p.subscription) FROM parked p "
+            "WHERE (subscription, position) > (?, ?) ORDER BY subscription, position LIMIT ?"
+        )
+        for rows in self._slices(sql, ("", -1), 2):
+            for *fields, digest, head, owned in rows:
+                place = f"{self._where}, subscription {fields[0]!r}, parked position {fields[1]}"
+                if row_digest(fields) != digest:
+                    self._found.add(place, "it is not what was stored")
+                if not owned:
+                    self._found.add(place, "there is no such subscription")
+                if not 0 < fields[1] <= head:
+                    self._found.add(place, f"there is no such event: the head says {head}")
 
 
 def check_structure(connection: apsw.Connection, where: str, found: Verification, schema: int) -> None:

@@ -168,6 +168,26 @@ class Queries(Protocol):
     def covering_snapshot(self, connection: Any, stream_id: str, last: int) -> Snapshot | None:
         """The latest of at most version `last` that was saved when the event of its version was there."""
 
+    def parked_rows(
+        self, connection: Any, name: str, after: int, count: int, max_bytes: int
+    ) -> list[tuple[Row, str, int, bool]]:
+        """What a subscription has parked after a position: readable events, reason, failures, if being replayed."""
+
+    def parked_positions(self, connection: Any, name: str, after: int, count: int) -> list[int]:
+        """Positions after `after` that a subscription has parked and that are not being replayed."""
+
+    def replaying(self, connection: Any, name: str, after: int, count: int) -> list[tuple[int, str, int]]:
+        """(position, stream, failures) of what is parked after `after` and being replayed."""
+
+    def parked_count(self, connection: Any, name: str) -> int:
+        """How many events a subscription has parked."""
+
+    def parked_streams(self, connection: Any, name: str) -> dict[str, int]:
+        """How many events of each stream a subscription has parked."""
+
+    def events_at(self, connection: Any, positions: Sequence[int]) -> list[Row]:
+        """Those of the events at `positions` that can be read, in position order."""
+
 
 class Reader(Protocol):
     """Runs a query of one store on a connection of its own, off the loop."""
