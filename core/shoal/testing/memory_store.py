@@ -41,6 +41,12 @@ from shoal.model.query import (
     tags_filter,
     types_filter,
 )
+from shoal.model.subscriptions import (
+    SubscriptionAnswer,
+    SubscriptionChanged,
+    SubscriptionDeleted,
+    SubscriptionState,
+)
 from shoal.types import (
     ANY_VERSION,
     MAX_VERSION,
@@ -75,6 +81,7 @@ class _Memory:
         self.rows: list[Row] = []
         self.heads: dict[str, Head] = {}
         self.saved: dict[tuple[str, int], Snapshot] = {}
+        self.subscriptions: dict[str, SubscriptionState] = {}
         self.grown = asyncio.Condition()
         self.changes = 0
 
@@ -91,6 +98,9 @@ class _Memory:
         matches = compile_query(query)
         return next((row[2] for row in self.readable() if row[2] > after and _selected(matches, row)), None)
 
+    def subscription(self, name: str) -> SubscriptionState | None:
+        return self.subscriptions.get(name)
+
     def readable(self) -> list[Row]:
         """Rows of live streams, by position."""
         return [row for row in self.rows if self.visible(row)]
@@ -99,7 +109,7 @@ class _Memory:
         head = self.heads[row[0]]
         return head.live and row[1] >= head.visible_from
 
-    async def run(self, command: StoreCommand) -> AppendedMany | None:
+    async def run(self, command: StoreCommand) -> AppendedMany | SubscriptionAnswer | None:
         """Decide and apply one command, and wake who waits for events."""
         now_us = self.clock.wall().epoch_us
         decision = decide(self.state, self, command, now_us, now_us)
@@ -122,6 +132,10 @@ class _Memory:
                 )
             case SnapshotsDeleted(stream_id=stream_id, version=version):
                 self.forget(stream_id, version)
+            case SubscriptionChanged(state=state):
+                self.subscriptions[state.name] = state
+            case SubscriptionDeleted(name=name):
+                self.subscriptions.pop(name, None)
         async with self.grown:
             self.changes += 1
             self.grown.notify_all()
@@ -165,8 +179,8 @@ class MemoryStreams:
         if condition is not None:
             condition = check_condition(condition, self._limits)
         result = await self._memory.run(Append(self._memory.name, writes, condition))
-        if result is None:
-            raise AssertionError("an append always has a result")
+        if not isinstance(result, AppendedMany):
+            raise AssertionError("an append always has a result")  # noqa: TRY004 - no caller's mistake
         return result
 
     async def read(
@@ -425,6 +439,7 @@ class Unharmed(msgspec.Struct):
     events: int
     snapshots: int = 0
     problems: tuple[()] = ()
+    subscriptions: int = 0
 
 
 class MemoryNode:
