@@ -77,6 +77,7 @@ class Verified(Protocol):
     streams: int
     events: int
     snapshots: int
+    subscriptions: int
 
     @property
     def problems(self) -> Sequence[VerifiedProblem]: ...

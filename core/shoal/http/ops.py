@@ -73,6 +73,7 @@ class Verification(msgspec.Struct, frozen=True):
     events: int
     snapshots: int
     problems: list[Flaw]
+    subscriptions: int
 
 
 async def livez(call: Call, query: NoQuery) -> web.StreamResponse:
@@ -131,7 +132,15 @@ async def verify(call: Call, query: NoQuery) -> web.StreamResponse:
     found = await call.context.node.verify()
     flaws = [Flaw(problem.where, problem.what) for problem in found.problems]
     return call.answer(
-        Verification(not flaws, found.stores, found.streams, found.events, found.snapshots, flaws)
+        Verification(
+            not flaws,
+            found.stores,
+            found.streams,
+            found.events,
+            found.snapshots,
+            flaws,
+            found.subscriptions,
+        )
     )
 
 

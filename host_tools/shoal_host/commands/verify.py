@@ -29,7 +29,7 @@ def verify(*, data_dir: Path, as_json: bool) -> None:
 
     Exit code 0 if all is well, 7 if something is damaged; then each finding says where. With --json one
     document: {"ok", "segments", "records", "pending", "stores", "streams", "events", "snapshots", "problems",
-    "notes"}; `pending` entries are safe in the journal, and in the database after the next start.
+    "notes", "subscriptions"}; `pending` entries are safe in the journal, and in the database after the next start.
     """
     from shoal.storage.verify import verify as check
 
@@ -44,7 +44,8 @@ def verify(*, data_dir: Path, as_json: bool) -> None:
         verdict = "all is as it was stored" if found.ok else f"{len(found.problems)} problems"
         click.echo(
             f"{verdict}: {found.stores} stores, {found.streams} streams, {found.events} events, "
-            f"{found.snapshots} snapshots; journal: {found.segments} segments, {found.records} records"
+            f"{found.snapshots} snapshots, {found.subscriptions} subscriptions; "
+            f"journal: {found.segments} segments, {found.records} records"
         )
         for note in found.notes:
             click.echo(one_line(note))
