@@ -13,12 +13,13 @@ from shoal.client.retry import RetryPolicy
 from shoal.client.selections import BOUNDLESS, stream_path, whole
 from shoal.client.snapshots import RemoteSnapshots
 from shoal.client.streams import RemoteStreams
+from shoal.client.subscriptions import RemoteSubscriptions
 from shoal.client.transport import Options, Request, Transport, nobody_listens
 from shoal.clock import Clock, SystemClock
 from shoal.errors import ConfigError, ShoalError
 from shoal.ids import EventIds
 from shoal.model.payload import check_stream_id
-from shoal.store.api import Snapshots, Streams
+from shoal.store.api import Snapshots, Streams, Subscriptions
 from shoal.tagged import read_tag
 from shoal.tokens import check_sendable
 from shoal.types import AggregateResult
@@ -33,6 +34,7 @@ class RemoteStore:
         self.name = name
         self.streams: Streams = RemoteStreams(transport, ids)
         self.snapshots: Snapshots = RemoteSnapshots(transport)
+        self.subscriptions: Subscriptions = RemoteSubscriptions(transport, name)
         self._transport = transport
 
     async def aggregate(

@@ -25,7 +25,7 @@ class Effect(Enum):
     NONE = "none"
     """A read: may be repeated at will."""
     KEYED = "keyed"
-    """A write whose event ids make a repetition harmless."""
+    """A write that changes nothing more when repeated: by its event ids, its leases, or what it asks for."""
     ONCE = "once"
     """A write that must not run twice: repeated only when it was certainly not applied."""
 

@@ -52,7 +52,10 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Request(NamedTuple):
-    """One call; `path` is relative to the store and already percent-encoded."""
+    """One call; `path` is relative to the store and already percent-encoded.
+
+    `wait_ms` is how long a board may wait before it answers, in each try, beside the usual time.
+    """
 
     method: str
     path: str
@@ -60,6 +63,7 @@ class Request(NamedTuple):
     params: Mapping[str, str] = {}
     body: bytes | None = None
     content_type: str = JSON
+    wait_ms: int = 0
 
 
 class Reply(NamedTuple):
@@ -104,7 +108,8 @@ class Transport:
             try:
                 return await self._once(board, request, deadline_ms - now_ms)
             except ShoalError as error:
-                now_ms = options.clock.monotonic_ms()
+                began_ms, now_ms = now_ms, options.clock.monotonic_ms()
+                deadline_ms += min(request.wait_ms, now_ms - began_ms)
                 if isinstance(error, _NEEDS_REST):
                     self.boards.failed(board, now_ms)
                 tried.add(board)
@@ -146,11 +151,12 @@ class Transport:
         import aiohttp
 
         share_ms = max(1, min(left_ms, self.options.timeout_ms // len(self.boards)))
+        answer_ms = share_ms + request.wait_ms
         headers = (
             self._headers if request.body is None else self._headers | {"Content-Type": request.content_type}
         )
         timeout = aiohttp.ClientTimeout(
-            total=share_ms / 1000, sock_connect=min(self.options.connect_timeout_ms, share_ms) / 1000
+            total=answer_ms / 1000, sock_connect=min(self.options.connect_timeout_ms, share_ms) / 1000
         )
         try:
             async with (await self._open()).request(
@@ -166,7 +172,7 @@ class Transport:
         except aiohttp.ConnectionTimeoutError as error:
             raise _unreachable(board, error) from error
         except TimeoutError as error:
-            detail = f"{board.url} did not answer within {share_ms} ms"
+            detail = f"{board.url} did not answer within {answer_ms} ms"
             raise Timeout(detail, outcome="unknown") from error
         except (aiohttp.ClientError, OSError) as error:
             raise _unreachable(board, error) from error

@@ -8,21 +8,41 @@ metadata that holds bytes turns the whole body into CBOR.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
 
-from shoal.errors import InternalError
+from shoal.client.selections import BOUNDLESS
+from shoal.errors import InternalError, InvalidRequest
 from shoal.ids import unpack
 from shoal.model.commands import ProposedEvent, Write
-from shoal.types import CBOR, JSON, Condition, Event, Query, Snapshot, StreamInfo, decode_payload
+from shoal.model.payload import encode_value
+from shoal.types import (
+    CBOR,
+    JSON,
+    Beginning,
+    Condition,
+    Delivered,
+    Event,
+    ParkedEvent,
+    Query,
+    Snapshot,
+    StreamInfo,
+    Subscription,
+    SubscriptionOptions,
+    SubscriptionType,
+    decode_payload,
+)
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Event)
 
 _encode = msgspec.json.Encoder().encode
 _NO_TAGS = Raw(b"[]")
 _NO_METADATA = Raw(b"{}")
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class Body(msgspec.Struct, frozen=True):
@@ -67,9 +87,13 @@ class ReadEvent(ReadPayload):
 
     def event(self) -> Event:
         """The event, its data still bytes."""
+        return self._as(Event)
+
+    def _as(self, kind: type[E], **more: Any) -> E:
+        """An event of that kind, with what it has `more`."""
         data, content_type, metadata, metadata_type = self.raw()
         tags = bytes(self.tags)
-        return Event(
+        return kind(
             stream_id=self.stream_id,
             version=self.version,
             position=self.position,
@@ -81,7 +105,31 @@ class ReadEvent(ReadPayload):
             metadata_raw=metadata,
             metadata_type=metadata_type,
             tags_raw=None if tags == b"[]" else tags,
+            **more,
         )
+
+
+class ReadDelivered(ReadEvent):
+    """An event that a subscription delivers."""
+
+    lease: str
+    attempt: int
+
+    def event(self) -> Delivered:
+        """The event, its data still bytes."""
+        return self._as(Delivered, lease=self.lease, attempt=self.attempt)
+
+
+class ReadParked(ReadEvent):
+    """An event that a subscription has put aside."""
+
+    reason: str
+    attempts: int
+    replaying: bool = False
+
+    def event(self) -> ParkedEvent:
+        """The event, its data still bytes."""
+        return self._as(ParkedEvent, reason=self.reason, attempts=self.attempts, replaying=self.replaying)
 
 
 class ReadSnapshot(ReadPayload):
@@ -142,6 +190,58 @@ class AppendedManyAnswer(msgspec.Struct):
     position: int
     results: list[AppendedAnswer]
     duplicate: bool = False
+
+
+class ReadSubscription(SubscriptionOptions, frozen=True, kw_only=True):
+    """A subscription in an answer, its options beside the rest."""
+
+    name: str
+    type: SubscriptionType
+    selector: Any
+    start_from: Beginning | int
+    checkpoint: int
+    created: datetime
+
+    def subscription(self) -> Subscription:
+        """The subscription."""
+        options = SubscriptionOptions(
+            **{name: getattr(self, name) for name in SubscriptionOptions.__struct_fields__}
+        )
+        created_us = (self.created - _EPOCH) // timedelta(microseconds=1)
+        return Subscription(
+            self.name, self.type, self.selector, self.start_from, options, self.checkpoint, created_us
+        )
+
+
+class AllSubscriptions(msgspec.Struct):
+    """All subscriptions."""
+
+    subscriptions: list[ReadSubscription]
+
+
+class Pulled(msgspec.Struct):
+    """Leased events."""
+
+    events: list[ReadDelivered]
+
+
+class ParkedEvents(msgspec.Struct):
+    """A page of parked events."""
+
+    events: list[ReadParked]
+    next: int | None
+
+
+class CheckpointAnswer(msgspec.Struct):
+    """Where a subscription is after some of its events were settled."""
+
+    checkpoint: int
+
+
+class ReplayedAnswer(msgspec.Struct):
+    """How many parked events are delivered again."""
+
+    replayed: int
 
 
 class FoldedAnswer(msgspec.Struct):
@@ -213,6 +313,15 @@ def snapshot_body(
     if metadata is not None:
         fields["metadata"] = _value(metadata, metadata_type, cbor=cbor)
     return _body(fields, cbor=cbor)
+
+
+def plain_body(fields: dict[str, Any]) -> Body:
+    """A body of plain values, such as a subscription's definition. Raises InvalidRequest for what JSON cannot say."""
+    for name, value in fields.items():
+        _, content_type = encode_value(value, BOUNDLESS, f"/{name}")
+        if content_type is not None:
+            raise InvalidRequest(f"/{name} must not hold bytes", pointer=f"/{name}")
+    return _body(fields, cbor=False)
 
 
 def _has_binary_metadata(events: Sequence[ProposedEvent]) -> bool:
