@@ -28,7 +28,12 @@ def store(tmp_path):
 
 @pytest.mark.parametrize(
     ("blocking", "protocol"),
-    [(sync.Streams, api.Streams), (sync.Snapshots, api.Snapshots), (sync.Store, api.Store)],
+    [
+        (sync.Streams, api.Streams),
+        (sync.Snapshots, api.Snapshots),
+        (sync.Subscriptions, api.Subscriptions),
+        (sync.Store, api.Store),
+    ],
 )
 def test_every_name_of_the_interface_is_there_with_its_parameters(blocking, protocol):
     names = [
@@ -151,6 +156,7 @@ class Endless:
 class EndlessStore:
     name = "endless"
     snapshots = None
+    subscriptions = None
 
     def __init__(self) -> None:
         self.streams = Endless()

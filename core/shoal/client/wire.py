@@ -109,7 +109,7 @@ class ReadEvent(ReadPayload):
         )
 
 
-class ReadDelivered(ReadEvent):
+class ReadDelivered(ReadEvent, kw_only=True):
     """An event that a subscription delivers."""
 
     lease: str
@@ -120,7 +120,7 @@ class ReadDelivered(ReadEvent):
         return self._as(Delivered, lease=self.lease, attempt=self.attempt)
 
 
-class ReadParked(ReadEvent):
+class ReadParked(ReadEvent, kw_only=True):
     """An event that a subscription has put aside."""
 
     reason: str
