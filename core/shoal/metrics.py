@@ -1,10 +1,10 @@
 """Metrics for Prometheus: what telemetry events say, what a node counts itself, what the kernel counts.
 
 `METRICS` names every metric with its kind and help. A node's `stats()` gives plain numbers under these names
-without the prefix, `name` or `name:label`, and what it counts itself is not also counted from events; a name
-that is not listed is shown too, as a counter if it ends in `_total`, else as a gauge. Both
-`shoal_bytes_written_total` and `shoal_event_bytes_total` count since the process began, so that their quotient
-is the measured write amplification.
+without the prefix, `name`, `name:label` or `name:label:label` (the last label may hold colons), and what it counts
+itself is not also counted from events; a name that is not listed is shown too, as a counter if it ends in `_total`,
+else as a gauge. Both `shoal_bytes_written_total` and `shoal_event_bytes_total` count since the process began, so that
+their quotient is the measured write amplification.
 """
 
 from __future__ import annotations
@@ -26,32 +26,35 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 
 class Metric(NamedTuple):
-    """A metric's kind, its help line, and the name of its label ("" without)."""
+    """A metric's kind, its help line, and the names of its labels."""
 
     kind: Kind
     doc: str
-    label: str = ""
+    labels: tuple[str, ...] = ()
 
+
+_STORE: Final = ("store",)
+_SUBSCRIPTION: Final = ("store", "subscription")
 
 METRICS: Final[Mapping[str, Metric]] = {
-    "events_appended_total": Metric("counter", "Events appended.", "store"),
-    "appends_total": Metric("counter", "Appends that stored their events, or found them stored.", "store"),
-    "append_errors_total": Metric("counter", "Appends refused or failed, by error code.", "code"),
-    "conflicts_total": Metric("counter", "Appends that met another version or condition.", "store"),
+    "events_appended_total": Metric("counter", "Events appended.", _STORE),
+    "appends_total": Metric("counter", "Appends that stored their events, or found them stored.", _STORE),
+    "append_errors_total": Metric("counter", "Appends refused or failed, by error code.", ("code",)),
+    "conflicts_total": Metric("counter", "Appends that met another version or condition.", _STORE),
     "append_duration_seconds": Metric("histogram", "From the call of an append to its answer."),
-    "reads_total": Metric("counter", "Reads of a stream or of all.", "store"),
-    "events_read_total": Metric("counter", "Events given to readers.", "store"),
+    "reads_total": Metric("counter", "Reads of a stream or of all.", _STORE),
+    "events_read_total": Metric("counter", "Events given to readers.", _STORE),
     "read_duration_seconds": Metric("histogram", "From the call of a read to its answer."),
-    "snapshots_saved_total": Metric("counter", "Snapshots saved.", "store"),
-    "snapshots_read_total": Metric("counter", "Snapshots read.", "store"),
+    "snapshots_saved_total": Metric("counter", "Snapshots saved.", _STORE),
+    "snapshots_read_total": Metric("counter", "Snapshots read.", _STORE),
     "journal_sync_duration_seconds": Metric("histogram", "Write and fdatasync of a batch of the journal."),
     "journal_bytes_total": Metric("counter", "Bytes written to the journal."),
     "database_commit_duration_seconds": Metric("histogram", "Commits of SQLite."),
-    "database_rows_total": Metric("counter", "Rows in these commits.", "store"),
-    "task_restarts_total": Metric("counter", "Restarts of a task inside shoald.", "task"),
+    "database_rows_total": Metric("counter", "Rows in these commits.", _STORE),
+    "task_restarts_total": Metric("counter", "Restarts of a task inside shoald.", ("task",)),
     "telemetry_handlers_failed_total": Metric("counter", "Telemetry handlers detached since they raised."),
     "bytes_written_total": Metric("counter", "Bytes this process caused to be written to disks (kernel)."),
-    "event_bytes_total": Metric("counter", "Payload bytes of the events appended.", "store"),
+    "event_bytes_total": Metric("counter", "Payload bytes of the events appended.", _STORE),
     "entries_total": Metric("counter", "Entries proposed; appends that come together share one."),
     "commands_total": Metric("counter", "Commands in these entries."),
     "refused_total": Metric("counter", "Commands that the state machine refused."),
@@ -59,11 +62,16 @@ METRICS: Final[Mapping[str, Metric]] = {
     "journal_sync_seconds_total": Metric("counter", "Time spent in them."),
     "journal_segments": Metric("gauge", "Segments of the journal."),
     "database_commits_total": Metric("counter", "Commits of SQLite."),
-    "http_answers_total": Metric("counter", "Answers given over HTTP.", "status"),
+    "http_answers_total": Metric("counter", "Answers given over HTTP.", ("status",)),
     "appends_waiting": Metric("gauge", "Appends that wait for their turn."),
     "writer_backlog_rows": Metric("gauge", "Rows that wait for SQLite's writer."),
-    "head_position": Metric("gauge", "Position of the last event.", "store"),
+    "head_position": Metric("gauge", "Position of the last event.", _STORE),
     "stores": Metric("gauge", "Stores of the node."),
+    "subscription_lag": Metric("gauge", "Positions after the checkpoint.", _SUBSCRIPTION),
+    "subscription_in_flight": Metric("gauge", "Events delivered and not settled.", _SUBSCRIPTION),
+    "subscription_parked": Metric("gauge", "Events put aside.", _SUBSCRIPTION),
+    "subscription_delivered_total": Metric("counter", "Deliveries of events.", _SUBSCRIPTION),
+    "subscription_redeliveries_total": Metric("counter", "Those that were not the first.", _SUBSCRIPTION),
 }
 _CONFLICTS: Final = frozenset({"wrong-expected-version", "condition-failed"})
 _BOUNDS_S: Final = (
@@ -220,7 +228,7 @@ class Metrics:
         self._counts["telemetry_handlers_failed_total", ""] += measurements["count"]
 
     def _heard_numbers(self) -> dict[str, dict[str, float]]:
-        """What events said, but for histograms: metric -> label's value -> number."""
+        """What events said, but for histograms: metric -> labels' values, with colons between them -> number."""
         numbers: dict[str, dict[str, float]] = {}
         for (name, label), count in list(self._counts.items()):
             numbers.setdefault(name, {})[label] = count
@@ -245,12 +253,12 @@ class Metrics:
 
         for name, values in sorted((self._heard_numbers() | self._own_numbers()).items()):
             kind: Kind = "counter" if name.endswith("_total") else "gauge"
-            metric = METRICS.get(name, Metric(kind, "Counted by the node.", "store"))
+            metric = METRICS.get(name, Metric(kind, "Counted by the node.", _STORE))
             family = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-            labels = [metric.label or "store"] if any(values) else []
+            labels = (metric.labels or _STORE) if any(values) else ()
             shown = family(f"shoal_{name}", metric.doc, labels=labels)
             for label, value in sorted(values.items()):
-                shown.add_metric([label] if labels else [], value)
+                shown.add_metric(label.split(":", len(labels) - 1) if labels else [], value)
             yield shown
         for name, histogram in self._histograms.items():
             family_of = HistogramMetricFamily(f"shoal_{name}", METRICS[name].doc)

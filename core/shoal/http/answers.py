@@ -7,7 +7,7 @@ payloads come decoded, and anything else as a byte string.
 from __future__ import annotations
 
 from base64 import b64encode
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -38,6 +38,9 @@ class RecordedEvent(msgspec.Struct, frozen=True):
     data_base64: str | UnsetType = UNSET
     metadata: Annotated[Any, Meta(extra_json_schema={"type": "object"})] = UNSET
     metadata_base64: str | UnsetType = UNSET
+
+
+E = TypeVar("E", bound=RecordedEvent)
 
 
 class StreamEvents(msgspec.Struct, frozen=True):
@@ -80,12 +83,17 @@ class SnapshotList(msgspec.Struct, frozen=True):
 
 def event(recorded: Event, media: str) -> RecordedEvent:
     """An event for an answer in `media`."""
+    return event_as(RecordedEvent, recorded, media)
+
+
+def event_as(shape: type[E], recorded: Event, media: str, **more: Any) -> E:
+    """An event for an answer in `media`, with what `shape` says of it beside."""
     data, data_base64 = _payload(recorded.data_raw, recorded.content_type, recorded, media)
     metadata, metadata_base64 = _metadata(recorded, media)
     tags: Any = recorded.tags
     if media != CBOR:
         tags = _EMPTY_LIST if recorded.tags_raw is None else Raw(recorded.tags_raw)
-    return RecordedEvent(
+    return shape(
         stream_id=recorded.stream_id,
         version=recorded.version,
         position=recorded.position,
@@ -100,6 +108,7 @@ def event(recorded: Event, media: str) -> RecordedEvent:
         data_base64=data_base64,
         metadata=metadata,
         metadata_base64=metadata_base64,
+        **more,
     )
 
 

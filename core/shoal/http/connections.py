@@ -109,6 +109,7 @@ class Connection(web.RequestHandler):
         "_head_bytes",
         "_head_since",
         "_head_timer",
+        "_lost",
         "_patient",
         "_stall_timer",
         "_time",
@@ -124,6 +125,7 @@ class Connection(web.RequestHandler):
         self._head_since = 0.0
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._lost: asyncio.Future[None] | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -170,7 +172,15 @@ class Connection(web.RequestHandler):
         for timer in (self._head_timer, self._stall_timer):
             if timer is not None:
                 timer.cancel()
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(None)
         super().connection_lost(exc)
+
+    async def lost(self) -> None:
+        """Until the client is gone. For one waiter at a time: the request under way."""
+        if self.transport is not None:
+            self._lost = self._loop.create_future()
+            await self._lost
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
@@ -18,8 +18,16 @@ from shoal.http.bodies import LARGE_BYTES, BodyReader, decode
 from shoal.ids import EventIds
 from shoal.metrics import HANDLER_ID, Metrics
 from shoal.model.commands import SaveSnapshot, Write
-from shoal.store.api import Snapshots, Streams
-from shoal.types import JSON, AggregateResult, AppendedMany, Condition, Limits
+from shoal.store.api import Snapshots, Streams, Subscriptions
+from shoal.types import (
+    JSON,
+    AggregateResult,
+    AppendedMany,
+    Condition,
+    Delivered,
+    Limits,
+    Subscription,
+)
 
 T = TypeVar("T")
 
@@ -44,6 +52,23 @@ class ServedSnapshots(Snapshots, Protocol):
         """As `save`, for what needs no more checking."""
 
 
+class ServedSubscriptions(Subscriptions, Protocol):
+    """A store's subscriptions, with bodies as they were sent, and delivery that is pushed."""
+
+    async def create_or_find(self, name: str, fields: Mapping[str, Any]) -> tuple[Subscription, bool]:
+        """As `create`, of `type`, `selector`, `start_from` and options by name; True when it is new."""
+
+    async def change(self, name: str, fields: Mapping[str, Any]) -> Subscription:
+        """As `update`, of options by name."""
+
+    def push(self, name: str, consumer: str, prefetch: int | None) -> AsyncIterator[list[Delivered]]:
+        """Leased events in batches, for ever; closing it says that the consumer is lost.
+
+        Raises NotFound, also when the subscription is deleted meanwhile, and AlreadyExists when a consumer of that
+        name is connected.
+        """
+
+
 class ServedStore(Protocol):
     """What HTTP needs of a store."""
 
@@ -53,6 +78,8 @@ class ServedStore(Protocol):
     def streams(self) -> ServedStreams: ...
     @property
     def snapshots(self) -> ServedSnapshots: ...
+    @property
+    def subscriptions(self) -> ServedSubscriptions: ...
     @property
     def head(self) -> int:
         """The last position assigned."""
@@ -188,6 +215,17 @@ class Call:
     def stream_id(self) -> str:
         """The stream that the path names."""
         return self.ids["stream_id"]
+
+    @property
+    def subscription(self) -> str:
+        """The name of the subscription that the path names."""
+        return self.ids["name"]
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has left."""
+        transport = self.request.transport
+        return transport is None or transport.is_closing()
 
     @property
     def version(self) -> int:

@@ -11,6 +11,7 @@ import msgspec
 import shoal
 from shoal import errors
 from shoal.http.context import DEFAULT_PAGE
+from shoal.http.params import WITHOUT_DEFAULT
 from shoal.http.problems import PROBLEM_TYPE, STATUS, Problem
 from shoal.http.routing import Answer, Route
 from shoal.types import JSON, Limits
@@ -35,7 +36,7 @@ _HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         {"type": "integer", "minimum": 0, "maximum": 2**53 - 1},
     ),
     "ETag": ("The version of the stream, in quotes.", {"type": "string"}),
-    "Location": ("The first of the events.", {"type": "string"}),
+    "Location": ("What was made; of events, the first.", {"type": "string"}),
     "Link": ("The next page, if there is one.", {"type": "string"}),
 }
 
@@ -97,6 +98,7 @@ def _limits_of(limits: Limits) -> dict[str, dict[str, int]]:
     """What configured limits add to the schema of a field of that name. Lengths are of bytes: ASCII in mind."""
     return {
         "limit": _page_limit(limits),
+        "count": _page_limit(limits),
         "events": {"maxItems": limits.events_per_append},
         "writes": {"maxItems": limits.writes_per_append},
         "items": {"maxItems": limits.query_items},
@@ -161,6 +163,12 @@ def _path_parameters(path: str, limits: Limits) -> list[dict[str, Any]]:
         },
         "event_id": {"type": "string", "minLength": 1, "maxLength": limits.event_id_bytes},
         "version": {"type": "integer", "minimum": 0, "maximum": 2**53 - 1},
+        "name": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": limits.subscription_name_bytes,
+            "not": {"enum": [".", ".."]},
+        },
     }
     return [
         {"name": name, "in": "path", "required": True, "schema": schemas[name]} for name in _ID.findall(path)
@@ -178,7 +186,7 @@ def _query_parameter(name: str, schema: dict[str, Any], limits: Limits) -> dict[
         key: value for key, value in schema.items() if value is not None
     }
     if name == "limit":
-        schema |= _page_limit(limits)
+        schema |= {"maximum": limits.page_events} if WITHOUT_DEFAULT in schema else _page_limit(limits)
     parameter: dict[str, Any] = {"name": name, "in": "query", "schema": schema}
     if schema.get("type") == "array":
         parameter |= {"style": "form", "explode": False}
@@ -206,7 +214,7 @@ def _problems(route: Route[Any]) -> dict[int, list[str]]:
     kinds += _GUARDED if route.role is not None else ()
     kinds += _OF_STORE if route.of_store else ()
     kinds += (errors.NotAcceptable,) if any(answer.body for answer in route.answers.values()) else ()
-    kinds += _WITH_BODY if route.method in {"POST", "PUT", "DELETE"} else ()
+    kinds += _WITH_BODY if route.method in {"POST", "PUT", "PATCH", "DELETE"} else ()
     by_status: dict[int, list[str]] = {}
     for kind in dict.fromkeys(kinds):
         by_status.setdefault(STATUS[kind.code], []).append(kind.code)

@@ -29,6 +29,8 @@ _UNKNOWN_FIELD: Final = re.compile(r"Object (?:contains unknown|missing required
 Version = Annotated[int, Meta(ge=0, le=MAX_VERSION)]
 Position = Annotated[int, Meta(ge=0, le=MAX_VERSION)]
 PageLimit = Annotated[int, Meta(ge=1, le=MAX_VERSION, description="Events or names in the answer at most.")]
+WITHOUT_DEFAULT: Final = "x-without-default"
+"""In the schema of a limit: nobody who leaves it out gets a default one."""
 ExpectedVersion = Annotated[
     int,
     Meta(

@@ -27,6 +27,7 @@ STATUS: Final[dict[str, int]] = {
     "condition-failed": 409,
     "event-id-reused": 409,
     "already-exists": 409,
+    "lease-expired": 409,
     "ambiguous": 409,
     "stream-tombstoned": 410,
     "body-too-large": 413,

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from shoal.errors import NotFound, ShoalError
-from shoal.http.negotiation import PLAIN
+from shoal.http.negotiation import PLAIN, SSE
 from shoal.http.problems import MethodNotAllowed
 from shoal.tokens import Role
 
@@ -51,7 +51,8 @@ class Route(Generic[Q]):
 
     A route of a store is served below `/v1`, for the store `main`, and below `/v1/stores/{store}`. One of
     `all_streams` is not for a token that is limited to some. `offers` are the media types that are negotiated
-    before the handler runs, and so before anything takes effect; none where the answer comes in one form only.
+    before the handler runs, and so before anything takes effect; none where the answer comes in one form only, unless
+    that goes on without an end.
     """
 
     method: str
@@ -70,7 +71,7 @@ class Route(Generic[Q]):
 
     def __post_init__(self) -> None:
         media = next((answer.media for answer in self.answers.values() if answer.body is not None), ())
-        object.__setattr__(self, "offers", media if len(media) > 1 else ())
+        object.__setattr__(self, "offers", media if len(media) > 1 or SSE in media else ())
 
     def paths(self) -> tuple[str, ...]:
         """Where it is served."""

@@ -13,17 +13,38 @@ from aiohttp import web
 from shoal.address import is_loopback, split_address
 from shoal.config import Config, valid_store_name
 from shoal.errors import ConfigError, InvalidRequest, ShoalError
-from shoal.http import append, events, negotiation, openapi, ops, params, problems, snapshots, stores, streams
+from shoal.http import (
+    append,
+    events,
+    negotiation,
+    openapi,
+    ops,
+    params,
+    problems,
+    snapshots,
+    stores,
+    streams,
+    subscriptions,
+)
 from shoal.http.auth import EVERYTHING, Door, Tokens
 from shoal.http.context import Call, Context, ServedNode
 from shoal.http.pacing import Paced
 from shoal.http.params import ReadQuery
 from shoal.http.routing import DEFAULT_PATH, STORE_PATH, Route, Router
+from shoal.http.subscription_bodies import check_subscription_name
 from shoal.model.payload import check_stream_id
 from shoal.types import MAX_VERSION
 
 ROUTES: Final[tuple[Route[Any], ...]] = tuple(
-    chain(streams.ROUTES, append.ROUTES, events.ROUTES, snapshots.ROUTES, stores.ROUTES, ops.ROUTES)
+    chain(
+        streams.ROUTES,
+        append.ROUTES,
+        events.ROUTES,
+        snapshots.ROUTES,
+        subscriptions.ROUTES,
+        stores.ROUTES,
+        ops.ROUTES,
+    )
 )
 
 _NOT_BUILT: Final = ("/streams/{stream_id}/version_at", "/streams/{stream_id}/scavenge")
@@ -100,7 +121,9 @@ class Service:
         if route.offers:
             call.media = negotiation.answer_type(request.headers.get("Accept"), route.offers)
         response = await route.handler(call, query)
-        if isinstance(response, Paced):  # now that nobody holds any more what it was made from
+        if (
+            isinstance(response, Paced) and not response.prepared
+        ):  # now that nobody holds any more what it was made from
             await response.send(request, context.room)
         return response
 
@@ -120,6 +143,8 @@ class Service:
                 check_stream_id(value, self._limits)
             elif name == "version":
                 _check_version(value)
+            elif name == "name":
+                check_subscription_name(value, self._limits)
             elif name == "store" and not valid_store_name(value):
                 raise InvalidRequest(
                     "a store's name is 1 to 64 letters, digits, '_', '.' or '-', not beginning with '.' or '-'",

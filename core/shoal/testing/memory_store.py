@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
@@ -69,6 +69,9 @@ from shoal.types import (
     StreamWrite,
 )
 from shoal.wildcard import compile_wildcard
+
+if TYPE_CHECKING:
+    from shoal.http.context import ServedSubscriptions
 
 
 class _Memory:
@@ -387,7 +390,9 @@ class MemorySnapshots:
 
 
 class MemoryStore:
-    """`shoal.store.api.Store` in memory."""
+    """`shoal.store.api.Store` in memory. It has no `subscriptions` but those that a test gives it."""
+
+    subscriptions: ServedSubscriptions
 
     def __init__(self, name: str, clock: Clock, limits: Limits | None = None) -> None:
         limits = limits or Limits()
