@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from http_board import Board, Reply, configured, running_board
+from token_kit import add, bearer, revoke
 
 from shoal.errors import Unauthorized
 from shoal.http import Service, auth
 from shoal.http.auth import EVERYTHING, Door
 from shoal.testing.clock import FakeClock
 from shoal.testing.memory_store import MemoryNode
-from shoal.tokens import ROLES, Role, Token, TokenFile, find, make_token
+from shoal.tokens import ROLES, Role, Token, TokenFile, make_token
 
 QUERY = {"items": [{}]}
 EVENT = {"event_type": "t", "data": 1}
@@ -49,11 +50,6 @@ CALLS: list[tuple[str, str, object, str | None]] = [
 RANK = {None: 0, "read": 1, "append": 2, "admin": 3}
 
 
-async def add(data_dir: Path, role: Role, streams: Sequence[str] = ()) -> str:
-    """What `shoal tokens create` does, from another thread: our code may not block the loop."""
-    return await asyncio.to_thread(partial(TokenFile(data_dir).add, role, streams=streams))
-
-
 async def replace_all(data_dir: Path) -> None:
     """Revoke the only token and make another, so that the door stays guarded."""
 
@@ -63,22 +59,6 @@ async def replace_all(data_dir: Path) -> None:
         file.remove(file.tokens()[0].id)
 
     await asyncio.to_thread(change)
-
-
-async def revoke(data_dir: Path, text: str) -> None:
-    """Take one token away."""
-
-    def change() -> None:
-        file = TokenFile(data_dir)
-        token = find(file.tokens(), text)
-        assert token is not None
-        file.remove(token.id)
-
-    await asyncio.to_thread(change)
-
-
-def bearer(text: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {text}"}
 
 
 async def test_each_role_may_what_it_says_and_no_more(tmp_path: Path) -> None:
