@@ -15,12 +15,12 @@ import pytest
 from http_board import Board, Reply, configured, running_board
 
 from shoal.errors import ShoalError, StorageError, Timeout
-from shoal.http import Connections, Service
+from shoal.http import Connections, Service, sse
 from shoal.model.cbor import decode_cbor
 from shoal.testing.clock import FakeClock
 from shoal.testing.memory_store import MemoryNode
 from shoal.tokens import TokenFile
-from shoal.types import EventFilter, Limits
+from shoal.types import CaughtUp, EventFilter, Limits
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -143,8 +143,8 @@ async def test_a_tail_that_the_store_breaks_off_is_logged(
     async def broken(
         selection: EventFilter, after: int | None = None, stream_id: str | None = None
     ) -> AsyncIterator[Any]:
+        yield CaughtUp(0)
         raise error
-        yield
 
     monkeypatch.setattr(node.store("main").streams, "tail", broken)
     async with memory_board(tmp_path, node) as board:
@@ -155,6 +155,24 @@ async def test_a_tail_that_the_store_breaks_off_is_logged(
             await _tail(board)
     assert "GET /v1/events" in caplog.text
     assert "the card is gone" in caplog.text
+
+
+async def test_a_tail_that_the_store_refuses_at_once_gets_a_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = MemoryNode(FakeClock())
+
+    async def refused(
+        selection: EventFilter, after: int | None = None, stream_id: str | None = None
+    ) -> AsyncIterator[Any]:
+        raise Timeout("the card is busy")
+        yield
+
+    monkeypatch.setattr(node.store("main").streams, "tail", refused)
+    monkeypatch.setattr(sse, "_FIRST_S", 5)
+    async with memory_board(tmp_path, node) as board:
+        reply = await _tail(board)
+    assert (reply.status, reply.code) == (503, "timeout")
 
 
 async def _tail(board: Board) -> Reply:

@@ -13,6 +13,7 @@ import pytest_asyncio
 from http_board import Board, Reply, running_board
 
 from shoal.errors import Forbidden
+from shoal.http import subscriptions
 from shoal.http.auth import Access
 from shoal.http.service import ROUTES
 from shoal.tokens import Role, TokenFile
@@ -95,13 +96,16 @@ async def test_what_is_about_all_streams_is_not_for_a_token_for_some(
 
 
 async def test_no_route_forgets_that_a_token_may_be_for_some_streams() -> None:
-    """Each names its stream in the path, is for all streams, or is known to confine its answer."""
+    """Each names its stream in the path, is for all streams, or is known to confine its answer.
+
+    Subscriptions have tests of their own, `test_http_subscriptions_confined.py`.
+    """
     unclear = {
         route.path
         for route in ROUTES
         if route.role is not None and "{stream_id}" not in route.path and not route.all_streams
     }
-    assert unclear == CONFINED | OF_THE_BOARD
+    assert unclear == CONFINED | OF_THE_BOARD | {route.path for route in subscriptions.ROUTES}
 
 
 @pytest.mark.parametrize("event_id", ["foreign", "id-secret", "nowhere"])

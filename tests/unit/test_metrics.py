@@ -42,6 +42,8 @@ def metrics() -> Iterator[Metrics]:
         "http_answers_total:201": 4,
         "odd_thing": 2.5,
         "odd_things_total:main": 3,
+        "subscription_lag:main:a:b": 5,
+        "subscription_delivered_total:main:a": 9,
     }
     made = Metrics(lambda: stats, lambda: 4096)
     made.attach()
@@ -123,6 +125,13 @@ def test_the_nodes_own_numbers_are_shown_with_the_store_as_label(metrics: Metric
     assert found["shoal_http_answers_total", (("status", "201"),)] == 4
     assert found["shoal_odd_thing", ()] == 2.5
     assert found["shoal_odd_things_total", (("store", "main"),)] == 3
+
+
+def test_numbers_of_a_subscription_have_its_store_and_its_name(metrics: Metrics) -> None:
+    """A name may hold colons, a store's cannot."""
+    found = scrape(metrics)
+    assert found["shoal_subscription_lag", (("store", "main"), ("subscription", "a:b"))] == 5
+    assert found["shoal_subscription_delivered_total", (("store", "main"), ("subscription", "a"))] == 9
 
 
 def test_what_the_node_counts_itself_is_not_counted_twice() -> None:

@@ -61,8 +61,9 @@ def test_each_operation_is_whole(method: str, path: str, operation: dict[str, An
     assert {"400", "429", "500", "503"} <= responses.keys()
     known = {*map(str, problems.STATUS.values()), "408", "412"}
     assert {status for status in responses if not status.startswith("2")} <= known
+    without_body = {"/v1/stores/{store}", "/v1/verify"}
     assert ("requestBody" in operation) is (
-        method in {"post", "put"} and path not in {"/v1/stores/{store}", "/v1/verify"}
+        method in {"post", "put", "patch"} and path not in without_body and not path.endswith("/replay")
     )
 
 
@@ -73,6 +74,27 @@ def test_limits_are_those_of_the_configuration() -> None:
     }
     assert parameters["limit"]["schema"]["maximum"] == 77
     assert parameters["stream_id"]["schema"]["maxLength"] == 33
+
+
+def test_what_a_pull_and_a_replay_take_is_limited_as_configured() -> None:
+    """A pull has the default of a page, a replay has none: all."""
+    document = json.loads(openapi.document(ROUTES, Limits(page_events=77)))
+    count = document["components"]["schemas"]["SentPull"]["properties"]["count"]
+    assert (count["maximum"], count["default"]) == (77, 77)
+    path = "/v1/subscriptions/{name}/parked/replay"
+    limit = next(
+        each["schema"] for each in document["paths"][path]["post"]["parameters"] if each["name"] == "limit"
+    )
+    assert limit["maximum"] == 77
+    assert "default" not in limit
+
+
+def test_what_goes_on_without_an_end_is_negotiated_though_it_has_one_form() -> None:
+    live = [operation for _, path, operation in OPERATIONS if path.endswith("/{name}/events")]
+    assert live
+    for operation in live:
+        assert list(operation["responses"]["200"]["content"]) == ["text/event-stream"]
+        assert "406" in operation["responses"]
 
 
 def test_parameters_say_what_the_code_checks() -> None:
