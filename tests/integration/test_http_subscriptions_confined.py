@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from http_board import Reply
-from scripted_subscriptions import Served, stored, subscription_board
+from served_subscriptions import Served, stored, subscription_board
 from token_kit import add, bearer
 
 from shoal.errors import NotFound

@@ -54,7 +54,11 @@ def test_a_row_reaches_who_waits_for_it_and_nobody_else(routes, heard):
 
 def test_who_has_left_hears_nothing_and_nothing_is_kept_of_it():
     exchange, ears = Exchange(), [Ear() for _ in range(3)]
-    routes = [[("prefix", "a-"), ("type", "t")], [("prefix", "b-"), ("tag", "x")], [("any", ""), ("stream", "s")]]
+    routes = [
+        [("prefix", "a-"), ("type", "t")],
+        [("prefix", "b-"), ("tag", "x")],
+        [("any", ""), ("stream", "s")],
+    ]
     for each, ear in zip(routes, ears, strict=True):
         exchange.join(each, ear)
     exchange.leave(routes[0], ears[0])

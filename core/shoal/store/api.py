@@ -6,6 +6,7 @@ tests. Versions: `NO_STREAM` -1, `ANY_VERSION` -2, `STREAM_EXISTS` -4, or an exa
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self
 
@@ -271,12 +272,12 @@ class Subscriptions(Protocol):
     async def exists(self, *key: str) -> bool:
         """Whether it exists."""
 
-    async def list(self) -> list[Subscription]:
+    async def list(self) -> builtins.list[Subscription]:
         """All, by name."""
 
     async def pull(
         self, name: str, count: int = 100, wait_ms: int = 0, consumer: str = "default"
-    ) -> list[Delivered]:
+    ) -> builtins.list[Delivered]:
         """Lease up to `count` events: at once what there is, or the first that come within `wait_ms`.
 
         Under strategy single only the first consumer gets events until it is gone. Raises NotFound, InvalidRequest,
@@ -311,7 +312,7 @@ class Subscriptions(Protocol):
     async def leave(self, name: str, consumer: str) -> None:
         """Say that a consumer is gone: what it has leased comes again at once. Fine when it is not known."""
 
-    async def parked(self, name: str, after: int = 0, count: int = 100) -> list[ParkedEvent]:
+    async def parked(self, name: str, after: int = 0, count: int = 100) -> builtins.list[ParkedEvent]:
         """Parked events in position order, `after` exclusive."""
 
     async def parked_page(self, name: str, after: int = 0, count: int = 100) -> ParkedPage:

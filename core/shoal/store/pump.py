@@ -185,6 +185,8 @@ class Pump:
             positions = [item.position for item in missing]
             found = await self._context.read_applied(self._context.queries.events_at, positions)
             rows.update((row[2], row) for row in found)
+            for item in missing:  # of a parked event only the position was known
+                item.version = rows[item.position][1] if item.position in rows else item.version
             lost = [item for item in missing if item.position not in rows]
             if lost:
                 delivery.gone(lost)

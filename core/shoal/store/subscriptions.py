@@ -114,7 +114,12 @@ class LocalSubscriptions:
         """See shoal.store.api.Subscriptions."""
         create = partial(self.create, type, selector, name, start_from=start_from, **options)
         return PullingConsumer(
-            self, create, name, consumer or f"embedded-{secrets.token_hex(4)}", now_ms=self._context.now_ms
+            self,
+            create,
+            name,
+            consumer or f"embedded-{secrets.token_hex(4)}",
+            now_ms=self._context.now_ms,
+            store_id=self._context.name,
         )
 
     async def create(
