@@ -271,3 +271,9 @@ def test_32_pauses_may_be_given() -> None:
 def test_a_refusal_says_what_can_be_chosen_and_what_was_given() -> None:
     detail = refused_option({"strategy": "random"}).detail
     assert all(word in detail for word in ("strategy", "single", "round_robin", "by_stream", "'random'"))
+
+
+def test_a_refusal_does_not_repeat_all_that_was_given() -> None:
+    assert len(refused_option({"strategy": "x" * 10_000}).detail) < 200
+    assert len(refused("x" * 10_000, None).detail) < 200
+    assert len(refused("event_payload", {"a": {"$" + "x" * 10_000: 1}}).detail) < 200
