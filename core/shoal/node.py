@@ -309,6 +309,7 @@ class Node:
             queue_limit=self.config.storage.writer_queue_limit,
             now_ms=self._means.clock.monotonic_ms,
             term=lambda: self._consensus.term,
+            parked=lambda: self._engine.stores[name].parked_counts,
         )
         self._readers[name], self._contexts[name] = readers, context
         self._stores[name] = LocalStore(context)
@@ -401,16 +402,8 @@ class Node:
             "reads_total": sum(readers.reads for readers in self._readers.values()),
             "stores": len(self._stores),
             **{f"head_position:{name}": store.head for name, store in self._stores.items()},
-            **self._subscription_stats(),
+            **dict(numbers for store in self._stores.values() for numbers in store.subscriptions.metrics()),
         }
-
-    def _subscription_stats(self) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for name, store in self._stores.items():
-            found |= store.subscriptions.metrics()
-            for subscription, parked in self._engine.stores[name].parked_counts.items():
-                found[f"subscription_parked:{name}:{subscription}"] = parked
-        return found
 
     async def verify(self) -> Verification:
         """Verify what every store has: each byte a reader could be given. Takes a while; appends go on.

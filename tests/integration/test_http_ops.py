@@ -139,7 +139,6 @@ async def test_there_is_an_end_to_stores(tmp_path: Path) -> None:
         ("GET", "/v2/streams"),
         ("GET", "/v1/streams/a/b/c/d"),
         ("GET", "/v1/subscriptions/x"),
-        ("PUT", "/v1/subscriptions/x"),
         ("GET", "/v1/streams/a/version_at?at=1"),
         ("POST", "/v1/streams/a/scavenge"),
         ("GET", "/v1/events/x/effects"),

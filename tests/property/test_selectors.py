@@ -193,6 +193,7 @@ def test_what_matches_is_found_by_its_routes(definition: tuple[str, Any], event:
     found = selector(*definition)
     tags = [] if event[10] is None else decode_tags(event[10])
     known = {("any", ""), ("stream", event[0]), ("type", event[4]), *(("tag", tag) for tag in tags)}
+    known.update(("prefix", event[0][:length]) for length in range(len(event[0]) + 1))
     if found.matches(event):
         assert known.intersection(found.routes)
 

@@ -63,23 +63,25 @@ def test_event_types_are_alternatives() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "stream_id", "selected"),
+    ("pattern", "stream_id", "selected", "route"),
     [
-        ("order-*", "order-1", True),
-        ("order-?", "order-12", False),
-        ("*", "$link:x", False),
-        ("?link:x", "$link:x", False),
-        ("$link:*", "$link:x", True),
-        ("$*", "order-1", False),
+        ("order-*", "order-1", True, ("prefix", "order-")),
+        ("order-?", "order-12", False, ("prefix", "order-")),
+        ("o?d*", "odd-one", True, ("prefix", "o")),
+        ("order-1", "order-1", True, ("prefix", "order-1")),
+        ("*", "$link:x", False, ("any", "")),
+        ("?link:x", "$link:x", False, ("any", "")),
+        ("$link:*", "$link:x", True, ("prefix", "$link:")),
+        ("$*", "order-1", False, ("prefix", "$")),
     ],
 )
 def test_a_pattern_finds_the_stores_own_only_if_it_begins_so(
-    pattern: str, stream_id: str, selected: bool
+    pattern: str, stream_id: str, selected: bool, route: tuple[str, str]
 ) -> None:
     found = selector("event_pattern", pattern)
     assert found.matches(row(stream_id)) is selected
     assert found.selection == EventFilter(stream_pattern=pattern, system=pattern.startswith("$"))
-    assert (found.residual, found.routes) == (None, (("any", ""),))
+    assert (found.residual, found.routes) == (None, (route,))
 
 
 def test_tags_any() -> None:

@@ -12,6 +12,7 @@ Every operator but `$exists: false` wants its key to be there.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ RowTest = Callable[[Row], bool]
 _Test = Callable[[Any], bool]
 
 _EVERY: Final = (("any", ""),)
+_WILD: Final = re.compile(r"[*?]")
 _NUMBERS = frozenset({int, float})
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = dict(
     zip(ORDERING, (operator.gt, operator.ge, operator.lt, operator.le), strict=True)
@@ -50,7 +52,8 @@ class Selector(msgspec.Struct, frozen=True):
     """A definition, compiled. `matches` never raises for a stored row, whatever its payload.
 
     `selection` is what indexes decide and `residual` what they do not, None when nothing is left. A row that is
-    just appended needs `matches` only if its stream, its type or one of its tags is among `routes`, or "any" is.
+    just appended needs `matches` only if its stream, the beginning of its stream's id, its type or one of its tags is
+    among `routes`, or "any" is.
     """
 
     matches: RowTest
@@ -73,7 +76,9 @@ def compile_selector(definition: Definition) -> Selector:
             return _filtered(EventFilter(types=types), tuple(("type", name) for name in types))
         case "event_pattern":
             system = wanted.startswith(SYSTEM_PREFIX)
-            return _filtered(EventFilter(stream_pattern=wanted, system=system), _EVERY)
+            beginning = _WILD.split(wanted, 1)[0]
+            routes = (("prefix", beginning),) if beginning else _EVERY
+            return _filtered(EventFilter(stream_pattern=wanted, system=system), routes)
         case "event_payload":
             return _payload(_all_members(wanted))
         case "tags":

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from shoal.errors import InvalidRequest
+from shoal.model.cbor import MAX_CONTAINERS, MAX_DIGITS
 from shoal.tagged import Overwrite, Sum
 from shoal.types import BINARY, CBOR, Limits
 
@@ -24,6 +25,8 @@ _EXACT = frozenset({str, int, bool, type(None)})
 _FLAT = _EXACT | {float}
 _CONTAINERS = frozenset({dict, list, tuple})
 _INT64 = 1 << 64
+_unreadable = re.compile(rb"-[0-9]{%d}" % MAX_DIGITS).search
+"""Perhaps a number that Python writes and our reader of JSON does not take."""
 _DICT = frozenset({dict})
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -70,6 +73,8 @@ def encode_flat(values: list[Any]) -> list[bytes] | None:
         return None
     if _null(lines) and not _all_finite(flatten(map(_members, values))):
         return None
+    if len(lines) > MAX_DIGITS and _unreadable(lines):
+        return None
     encoded = lines.split(b"\n")  # inside texts JSON escapes line breaks
     encoded.pop()
     return encoded
@@ -93,13 +98,17 @@ def encode_metadata(
 
 def _encode_json(value: Any, pointer: str) -> bytes:
     try:
-        return _encode(value)
+        raw = _encode(value)
+        if len(raw) > MAX_DIGITS and _unreadable(raw):
+            msgspec.json.decode(raw)  # raises, unless it stands in a text
     except UnicodeEncodeError:
         reason = "a str with a lone surrogate is not UTF-8"
     except ValueError:
-        reason = "an int has more digits than Python converts"
+        reason = "an int has more digits than can be read again"
     except RecursionError:
         reason = "nested too deeply"
+    else:
+        return raw
     raise InvalidRequest(reason, pointer=pointer)
 
 
@@ -120,6 +129,8 @@ def _is_plain(value: Any, depth: int) -> bool:
                 kind = type(member)
                 if kind in _CONTAINERS:
                     below.append(member)
+                    if len(below) > MAX_CONTAINERS:  # one that holds itself twice doubles at every level
+                        return False
                 elif kind not in _EXACT and not (kind is float and isfinite(member)):
                     return False
         if below and depth <= 0:
@@ -151,6 +162,7 @@ class _Plain:
     def __init__(self) -> None:
         self.binary = False
         self.big: str | None = None
+        self._containers = 0
 
     def of(self, value: Any, depth: int, pointer: str) -> Any:
         if value is None or isinstance(value, bool):
@@ -160,8 +172,9 @@ class _Plain:
         if isinstance(value, BYTES):
             self.binary = True
             return bytes(value)
-        if depth <= 0:
-            raise InvalidRequest("nested too deeply", pointer=pointer)
+        self._containers += 1
+        if depth <= 0 or self._containers > MAX_CONTAINERS:
+            raise InvalidRequest("nested too deeply, or in itself", pointer=pointer[:200])
         if isinstance(value, (list, tuple)):
             return [self.of(item, depth - 1, f"{pointer}/{index}") for index, item in enumerate(value)]
         if isinstance(value, (Sum, Overwrite)):

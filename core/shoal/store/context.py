@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from shoal.accel.hash import partition_hash
@@ -35,6 +35,7 @@ class StoreContext:
         queue_limit: int,
         now_ms: Callable[[], int],
         term: Callable[[], int],
+        parked: Callable[[], Mapping[str, int]],
     ) -> None:
         self.name = name
         self.sequencer = sequencer
@@ -46,6 +47,8 @@ class StoreContext:
         """Monotonic, in milliseconds."""
         self.term = term
         """The term in which this node leads."""
+        self.parked = parked
+        """Parked events by subscription, as far as the database has them."""
         self._timeout_ms = timeout_ms
         self._partitions = writer_partitions
         self._queue_limit = queue_limit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -459,19 +459,18 @@ class LocalSubscriptions:
             redeliveries += pump.delivery.redeliveries
         return delivered, redeliveries
 
-    def metrics(self) -> dict[str, float]:
-        """Numbers for shoal.metrics, as `name:store:subscription`."""
-        found: dict[str, float] = {}
-        head = self._context.memory.state.position
+    def metrics(self) -> Iterator[tuple[str, float]]:
+        """Numbers for shoal.metrics, by `metric:store:subscription`."""
+        head, parked = self._context.memory.state.position, self._context.parked()
         for name, state in self._context.memory.subscriptions.items():
-            label = f"{self._context.name}:{name}"
             pump = self._pumps.get(name)
             delivered, redeliveries = self._delivered(name)
-            found[f"subscription_lag:{label}"] = max(0, head - self._reached(state))
-            found[f"subscription_in_flight:{label}"] = 0 if pump is None else pump.delivery.in_flight
-            found[f"subscription_delivered_total:{label}"] = delivered
-            found[f"subscription_redeliveries_total:{label}"] = redeliveries
-        return found
+            label = f"{self._context.name}:{name}"
+            yield f"subscription_lag:{label}", max(0, head - self._reached(state))
+            yield f"subscription_in_flight:{label}", 0 if pump is None else pump.delivery.in_flight
+            yield f"subscription_parked:{label}", parked.get(name, 0)
+            yield f"subscription_delivered_total:{label}", delivered
+            yield f"subscription_redeliveries_total:{label}", redeliveries
 
     async def close(self) -> None:
         """Store what is settled, and tell every consumer that the store closes."""
