@@ -133,7 +133,7 @@ class SubscriptionsDb:
         self._count(name, connection.total_changes() - before)
 
     def _replay(self, name: str, positions: list[int]) -> None:
-        sql = f"SELECT {PARKED_COLUMNS} FROM parked WHERE {_AT} AND replaying = 0"  # noqa: S608 - constants
+        sql = f"SELECT {PARKED_COLUMNS} FROM parked WHERE {_AT}"  # noqa: S608 - constants
         rows = self._db.connection.execute(sql, (name, _encode_json(positions).decode())).fetchall()
         self._db.connection.executemany(
             "UPDATE parked SET replaying = 1, digest = ? WHERE subscription = ? AND position = ?",
