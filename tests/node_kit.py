@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -86,8 +87,28 @@ async def everything(node: Node) -> dict[str, Any]:
             "snapshots": {
                 stream.stream_id: await store.snapshots.list(stream.stream_id) for stream in listed.streams
             },
+            **await subscriptions(node, store),
         }
     return found
+
+
+async def subscriptions(node: Node, store: Any) -> dict[str, Any]:
+    """What memory says of a store's subscriptions, which the writer must say too, and what they have parked."""
+    context = store._context
+    parked = await context.read_applied(
+        lambda connection: connection.execute("SELECT * FROM parked ORDER BY 1, 2").fetchall()
+    )
+    states = dict(context.memory.subscriptions)
+    applied = node._engine.stores[store.name]
+    assert applied.subscriptions() == states
+    assert applied.parked_counts == Counter(row[0] for row in parked)
+    return {"subscriptions": states, "parked": parked}
+
+
+def submit(store: Any, command: Any) -> asyncio.Future[Any]:
+    """Have a command on a subscription decided."""
+    future: asyncio.Future[Any] = store._context.submit(command, command.name, 100)
+    return future
 
 
 async def settle(node: Node) -> None:

@@ -6,13 +6,14 @@ import asyncio
 
 import apsw
 import pytest
-from node_kit import SEGMENT, commit, events, everything, inline_means, opened, segments, small
+from node_kit import SEGMENT, commit, events, everything, inline_means, opened, segments, small, submit
 
 from shoal.errors import DatabaseCorrupt, JournalCorrupt, StorageError
+from shoal.model.commands import CreateSubscription, Definition, Parked, Settle
 from shoal.node import Node
 from shoal.storage import engine, recovery
 from shoal.storage.verify import verify
-from shoal.types import ANY_VERSION, NO_STREAM
+from shoal.types import ANY_VERSION, NO_STREAM, SubscriptionOptions
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +22,14 @@ def blocking_is_fine(nothing_blocks_the_loop):
     nothing_blocks_the_loop.deactivate()
     yield
     nothing_blocks_the_loop.activate()
+
+
+async def subscribe(store) -> None:
+    """A subscription that has settled some and parked some."""
+    definition = Definition("all", b"{}", "beginning")
+    made = await submit(store, CreateSubscription("main", "mail", definition, SubscriptionOptions(), []))
+    parked = [Parked(at, "s0", "no answer", 3) for at in (1, 2)]
+    await submit(store, Settle("main", "mail", made.state.life, 9, [12], parked, [], [(11, 1)]))
 
 
 async def filled(directory, *, drop_journal: bool = False) -> dict:
@@ -33,6 +42,7 @@ async def filled(directory, *, drop_journal: bool = False) -> dict:
             )
         await store.snapshots.save("s0", 5, {"n": 1})
         await store.streams.delete("s1")
+        await subscribe(store)
         if drop_journal:
             for _ in range(40):
                 await store.streams.append("more", ANY_VERSION, events(1, size=8_000))
@@ -209,6 +219,9 @@ async def test_verify_finds_a_flipped_byte_anywhere_in_what_is_stored(tmp_path):
         "DELETE FROM tagged WHERE position = 9",
         "UPDATE snapshot SET data = x'31'",
         "UPDATE snapshot SET version = 6",
+        "UPDATE subscription SET checkpoint = checkpoint + 1",
+        "UPDATE parked SET replaying = 1 WHERE position = 2",
+        "DELETE FROM subscription",
         "UPDATE meta SET value = 7 WHERE key = 'position'",
     ]
     for change in changes:
@@ -295,6 +308,18 @@ async def test_a_database_set_aside_is_made_again_or_the_start_is_refused(tmp_pa
     with pytest.raises(StorageError, match="the journal begins at entry"):
         async with opened(small(other), inline_means()):
             pass
+
+
+async def test_a_changed_subscription_is_rebuilt_from_a_whole_journal(tmp_path):
+    """A checkpoint that is too high would lose events: it is not believed."""
+    live = await filled(tmp_path)
+    assert live["main"]["parked"]
+    connection = apsw.Connection(str(database(tmp_path)))
+    connection.execute("UPDATE subscription SET checkpoint = 100")
+    connection.close()
+    async with opened(small(tmp_path), inline_means()) as node:
+        assert await everything(node) == live
+        assert "subscription 'mail' is not what was stored" in node.notes[0]
 
 
 async def test_verify_of_nothing_says_so(tmp_path):

@@ -9,9 +9,20 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from node_kit import commit, events, everything, image, inline_means, opened, run, settle, small
+from msgspec import structs
+from node_kit import commit, events, everything, image, inline_means, opened, run, settle, small, submit
 
 from shoal.errors import ConditionFailed, ShoalError
+from shoal.model.commands import (
+    ChangeSubscription,
+    CreateSubscription,
+    Definition,
+    DeleteSubscription,
+    Parked,
+    ReplayParked,
+    ResetSubscription,
+    Settle,
+)
 from shoal.testing.clock import FakeClock
 from shoal.types import (
     ANY_VERSION,
@@ -23,6 +34,7 @@ from shoal.types import (
     Query,
     QueryItem,
     StreamWrite,
+    SubscriptionOptions,
 )
 
 STREAMS = ("a", "b", "c", "$s")
@@ -72,7 +84,45 @@ deletes = st.tuples(
 )
 saves = st.tuples(st.just("save"), st.sampled_from(STREAMS), st.integers(0, 3))
 forgets = st.tuples(st.just("forget"), st.sampled_from(STREAMS))
-commands = st.one_of(appends, appends, appends, deletes, saves, forgets)
+names = st.sampled_from(["m", "n"])
+positions = st.lists(st.integers(0, 12), max_size=3)
+starts = st.sampled_from(["beginning", "end", 3])
+subscribes = st.one_of(
+    st.builds(
+        CreateSubscription,
+        st.just("main"),
+        names,
+        st.builds(Definition, st.just("all"), st.just(b"{}"), starts),
+        st.builds(SubscriptionOptions, max_retries=st.integers(0, 3)),
+        st.lists(st.sampled_from(["start_from", "max_retries"]), unique=True),
+    ),
+    st.builds(ChangeSubscription, st.just("main"), names, st.just(SubscriptionOptions(ordered=True))),
+    st.builds(DeleteSubscription, st.just("main"), names, st.sampled_from([None, "all", "stream"])),
+    st.builds(ResetSubscription, st.just("main"), names, starts),
+)
+parks = st.builds(
+    Parked,
+    st.integers(0, 12),
+    st.sampled_from(STREAMS),
+    st.text(max_size=3),
+    st.integers(1, 5),
+    st.booleans(),
+)
+settles = st.builds(
+    Settle,
+    st.just("main"),
+    names,
+    st.just(0),
+    st.integers(0, 12),
+    positions,
+    st.lists(parks, max_size=4),
+    positions,
+    st.lists(st.tuples(st.integers(0, 12), st.integers(1, 5)), max_size=3),
+)
+replays = st.builds(ReplayParked, st.just("main"), names, st.just(0), positions)
+commands = st.one_of(
+    appends, appends, appends, deletes, saves, forgets, subscribes, settles, settles, replays
+)
 turns = st.lists(
     st.lists(commands, min_size=1, max_size=5) | st.sampled_from(["commit", "settle"]),
     min_size=1,
@@ -90,6 +140,18 @@ async def do(store: Any, command: Any) -> Any:
             return await store.snapshots.save(stream_id, version, {"v": version})
         case ("forget", stream_id):
             return await store.snapshots.delete(stream_id)
+        case Settle():
+            there = [position for position in command.settled if position <= store.head]
+            return await submit(store, structs.replace(command, life=life_of(store, command), settled=there))
+        case ReplayParked():
+            return await submit(store, structs.replace(command, life=life_of(store, command)))
+        case _:
+            return await submit(store, command)
+
+
+def life_of(store: Any, command: Any) -> int:
+    known = store._context.memory.subscriptions.get(command.name)
+    return known.life if known else 0
 
 
 async def play(node: Any, script: Any, clock: FakeClock) -> list[Any]:
