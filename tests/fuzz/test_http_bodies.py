@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import cbor2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from served_subscriptions import ScriptedSubscriptions, stored
 from yarl import URL
 
 from shoal.config import Config
 from shoal.http import Connections, Service
+from shoal.http.context import ServedSubscriptions
 from shoal.testing.clock import FakeClock
 from shoal.testing.memory_store import MemoryNode
 
@@ -44,6 +46,8 @@ BODIES = (
     )
     | st.fixed_dictionaries({"items": VALUES}, optional={"after": VALUES, "limit": VALUES})
     | st.fixed_dictionaries({"data": VALUES}, optional={"metadata": VALUES})
+    | st.fixed_dictionaries({"type": VALUES}, optional={"selector": VALUES, "start_from": VALUES})
+    | st.fixed_dictionaries({"leases": VALUES}, optional={"action": VALUES, "reason": VALUES})
     | VALUES
 )
 TARGETS = st.sampled_from(
@@ -52,6 +56,11 @@ TARGETS = st.sampled_from(
         ("POST", "/v1/append"),
         ("POST", "/v1/query"),
         ("PUT", "/v1/streams/s/snapshots/1"),
+        ("PUT", "/v1/subscriptions/s"),
+        ("PATCH", "/v1/subscriptions/s"),
+        ("POST", "/v1/subscriptions/s/ack"),
+        ("POST", "/v1/subscriptions/s/nack"),
+        ("POST", "/v1/subscriptions/s/reset"),
     ]
 )
 MEDIA = st.sampled_from(["application/json", "application/cbor"])
@@ -70,7 +79,10 @@ class Client:
         self.runner.run(self._start())
 
     async def _start(self) -> None:
-        service = Service(MemoryNode(FakeClock()), Config(), NoTokens(), now_ms=lambda: 0)
+        node, scripted = MemoryNode(FakeClock()), ScriptedSubscriptions()
+        scripted.stored["s"] = stored()
+        node.store("main").subscriptions = cast("ServedSubscriptions", scripted)
+        service = Service(node, Config(), NoTokens(), now_ms=lambda: 0)
         connections = Connections(service.handle, limit=9, header_timeout_s=9)
         self.server = await asyncio.get_running_loop().create_server(connections, "127.0.0.1", 0)
         self.url = "http://127.0.0.1:%d" % self.server.sockets[0].getsockname()[1]

@@ -41,7 +41,9 @@ ExpectedVersion = Annotated[
     ),
 ]
 WaitMs = Annotated[int, Meta(ge=0, le=60_000, description="How long to wait for `wait_for`.")]
-Text = Annotated[str, Meta(min_length=1, extra_json_schema={"pattern": "^[^\\u0000]*$"})]
+NO_NUL: Final = {"pattern": "^[^\\u0000]*$"}
+"""In the schema of a text: what refuses it is a check in the code."""
+Text = Annotated[str, Meta(min_length=1, extra_json_schema=NO_NUL)]
 Texts = Annotated[tuple[Text, ...], Meta(min_length=1, description="Separated by commas.")]
 
 NO_EXACT_VERSION: Final = -3

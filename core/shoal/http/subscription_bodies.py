@@ -14,8 +14,8 @@ from msgspec import UNSET, Meta, UnsetType
 from shoal.errors import InvalidRequest
 from shoal.http import answers
 from shoal.http.answers import RecordedEvent
-from shoal.http.params import PageLimit, Position, Text, Version
-from shoal.model.names import check_text
+from shoal.http.params import NO_NUL, PageLimit, Position, Text, Version
+from shoal.model.names import check_stream_id, check_text
 from shoal.types import (
     MAX_VERSION,
     AckDurability,
@@ -38,7 +38,7 @@ MOST_SETTLED: Final = 10_000
 
 _Whole = Annotated[int, Meta(ge=0, le=MAX_VERSION)]
 _Wait = Annotated[int, Meta(ge=0, le=60_000, description="How long to wait while there is nothing.")]
-_Leases = Annotated[list[Text], Meta(max_length=MOST_SETTLED)]
+_Leases = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=MOST_SETTLED)]
 _Start = Beginning | Position
 
 
@@ -112,10 +112,12 @@ class Acks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     position: Position | UnsetType = UNSET
     events: Annotated[list[EventName], Meta(max_length=MOST_SETTLED)] | UnsetType = UNSET
 
-    def check(self) -> None:
-        """Raises InvalidRequest unless exactly one field is given."""
+    def check(self, limits: Limits) -> None:
+        """Raises InvalidRequest for a bad id, and unless exactly one field is given."""
         if sum(given is not UNSET for given in (self.leases, self.position, self.events)) != 1:
             raise InvalidRequest("send exactly one of leases, position and events", pointer="")
+        for index, event in enumerate(self.events or ()):
+            check_stream_id(event.stream_id, limits, f"/events/{index}/stream_id")
 
 
 class SentNack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,7 +126,7 @@ class SentNack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     leases: _Leases
     action: NackAction = "retry"
     delay_ms: _Whole | None = None
-    reason: Annotated[str, Meta(max_length=REASON_BYTES)] = ""
+    reason: Annotated[str, Meta(max_length=REASON_BYTES, extra_json_schema=NO_NUL)] = ""
 
     def check(self) -> None:
         """Raises InvalidRequest."""

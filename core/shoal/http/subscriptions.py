@@ -151,7 +151,7 @@ async def push(call: Call, query: Push) -> web.StreamResponse:
 async def ack(call: Call, query: NoQuery) -> web.StreamResponse:
     """Settle events, all or none."""
     sent = await call.decoded(bodies.Acks, call.context.limits)
-    sent.check()
+    sent.check(call.context.limits)
     return call.answer(bodies.Checkpoint(await _acked(call, sent)))
 
 
