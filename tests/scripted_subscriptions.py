@@ -36,6 +36,10 @@ class ScriptedSubscriptions:
     def consumer(self) -> PullingConsumer:
         return PullingConsumer(self, self.create, "sub", "me", store_id="main", now_ms=lambda: self.now_ms)
 
+    def subscribe(self, *args: Any, **given: Any) -> PullingConsumer:
+        """The same consumer, whatever is asked for."""
+        return self.consumer()
+
     def asked(self, call: str) -> list[Any]:
         """The arguments of all calls of that name."""
         return [given[0] if len(given) == 1 else given for name, *given in self.calls if name == call]

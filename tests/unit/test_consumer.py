@@ -116,17 +116,20 @@ def test_a_quick_consumer_gets_more_and_a_slow_one_less(got, took_ms, count):
     measured.fetched(got, 5_000)
     measured.consumed(5_000 + took_ms)
     assert measured.count == count
+    measured.consumed(99_000)  # with nothing fetched since
+    assert measured.count == count
 
 
 def test_batches_stay_between_one_and_what_is_allowed():
     quick, few, slow, pool = pace(), pace(max_in_flight=40), pace(), pace()
-    pool.least = 4
+    wide = pace(max_in_flight=2)
+    pool.least = wide.least = 4
     for _ in range(10):
-        for measured, took_ms in ((quick, 0), (few, 0), (slow, 900), (pool, 900)):
+        for measured, took_ms in ((quick, 0), (few, 0), (slow, 900), (pool, 900), (wide, 900)):
             measured.fetched(measured.count, 0)
             measured.consumed(took_ms)
     assert (quick.count, few.count, slow.count, pool.count) == (1_000, 40, 1, 4)
-    assert pace(max_in_flight=5).count == 5
+    assert (wide.count, pace(max_in_flight=5).count) == (2, 5)
 
 
 async def test_the_pace_is_that_of_the_consumer():
@@ -173,6 +176,7 @@ async def test_the_ack_of_an_event_that_took_its_time_goes_at_once():
         await consumer.ack(second)
         assert subscriptions.asked("ack") == [["l1", "l2"]]
         await consumer.ack(third)
+        assert subscriptions.asked("ack") == [["l1", "l2"]]
         subscriptions.now_ms += 100
         await take(consumer, 1)
         assert subscriptions.asked("ack") == [["l1", "l2"], ["l3"]]

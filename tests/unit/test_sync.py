@@ -11,11 +11,20 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from scripted_subscriptions import ScriptedSubscriptions, batch, delivered
 
 import shoal
 from shoal import sync
 from shoal.client import RetryPolicy
-from shoal.errors import ConfigError, ShuttingDown, StreamNotFound, Unreachable, WrongExpectedVersion
+from shoal.errors import (
+    ConfigError,
+    NotFound,
+    ShuttingDown,
+    StreamNotFound,
+    TooBusy,
+    Unreachable,
+    WrongExpectedVersion,
+)
 from shoal.store import api
 from shoal.types import ANY_VERSION, NO_STREAM, CaughtUp, EventFilter, NewEvent
 
@@ -204,3 +213,116 @@ def test_closing_ends_calls_that_wait_in_other_threads(endless):
             waiting.result(10)
     assert caught.value.outcome == "unknown"
     assert streams.cancelled.is_set()
+
+
+# -- consumers: scripted, on the loop's thread ---------------------------------------------------------
+
+
+class ScriptedStore(EndlessStore):
+    """Its consumers are those of scripted subscriptions."""
+
+    def __init__(self, subscriptions: ScriptedSubscriptions) -> None:
+        super().__init__()
+        self.subscriptions = subscriptions
+
+
+@pytest.fixture
+def scripted():
+    stores = []
+
+    def make(*batches, **options):
+        subscriptions = ScriptedSubscriptions(*batches, **options)
+        stores.append(sync.Store(lambda: ScriptedStore(subscriptions)))
+        return stores[-1], subscriptions
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+def test_a_consumer_is_an_iterator(scripted):
+    store, subscriptions = scripted(batch(1, 2, 3), [])
+    with store.subscriptions.subscribe("all", None, "sub") as consumer:
+        first, second = next(consumer), next(consumer)
+        consumer.ack(first)
+        consumer.flush()
+        consumer.nack(second, "skip", 5, "why")
+        consumer.ack(next(iter(consumer)))
+    assert [call[0] for call in subscriptions.calls] == ["create", "pull", "ack", "nack", "ack", "leave"]
+    assert subscriptions.asked("nack") == [[["l2"], "skip", 5, "why"]]
+
+
+def test_a_body_that_fails_is_not_masked_by_leaving(scripted):
+    store, subscriptions = scripted(batch(1))
+    subscriptions.leave_answers = [TooBusy("now")]
+    with (
+        pytest.raises(ValueError, match="mine"),
+        store.subscriptions.subscribe("all", None, "sub") as consumer,
+    ):
+        next(consumer)
+        raise ValueError("mine")
+    assert subscriptions.asked("leave") == ["me"]
+
+
+def test_handlers_run_in_the_callers_thread_one_after_the_other(scripted):
+    store, subscriptions = scripted(
+        [delivered(n, f"s{n}") for n in range(8)], NotFound("enough"), pool_size=4
+    )
+    handled, at_work = [], threading.Lock()
+
+    def handle(event) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        with at_work:
+            handled.append(event.version)
+        if event.version == 3:
+            next(iter(()))  # a StopIteration is as good a failure as any
+
+    with (
+        store.subscriptions.subscribe("all", None, "sub") as consumer,
+        pytest.raises(NotFound, match="enough"),
+    ):
+        consumer.run(handle)
+    assert sorted(handled) == list(range(8))
+    assert [leases for leases, *_ in subscriptions.asked("nack")] == [["l3"]]
+    assert sorted(lease for leases in subscriptions.asked("ack") for lease in leases) == [
+        f"l{n}" for n in range(8) if n != 3
+    ]
+
+
+def test_ctrl_c_in_a_handler_ends_the_run(scripted):
+    store, subscriptions = scripted(batch(1, 2))
+
+    def handle(event) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), store.subscriptions.subscribe("all", None, "sub") as consumer:
+        consumer.run(handle)
+    assert [call[0] for call in subscriptions.calls] == ["create", "pull", "leave"]
+
+
+def test_closing_ends_a_run_in_another_thread(scripted):
+    store, _ = scripted(batch(1))
+    handled = threading.Event()
+    consumer = store.subscriptions.subscribe("all", None, "sub")
+    consumer.__enter__()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(consumer.run, lambda event: handled.set())
+        assert handled.wait(10)
+        store.close()
+        with pytest.raises(ShuttingDown):
+            running.result(10)
+
+
+def test_nothing_is_handled_after_the_run_has_ended(scripted):
+    store, _ = scripted([delivered(n, f"s{n}") for n in range(8)], pool_size=8)
+    handled = []
+
+    def handle(event) -> None:
+        handled.append(event)
+        store.close()
+
+    consumer = store.subscriptions.subscribe("all", None, "sub")
+    consumer.__enter__()
+    with pytest.raises(ShuttingDown):
+        consumer.run(handle)
+    assert len(handled) == 1
