@@ -44,8 +44,9 @@ class Settlement(msgspec.Struct, frozen=True):
 class Delivery:
     """One life of a subscription on its leader.
 
-    `blocked` gives for an ordered subscription the streams with parked events, and how many each has. With `resumed` the subscription was there before this node was: what it may have had in flight is
-    suspected of having ended the node, recorded before it is delivered, and held until `held_until_ms`.
+    `blocked` gives for an ordered subscription the streams with parked events, and how many each has. With `resumed`
+    the subscription was there before this node was: what it may have had in flight is suspected of having ended the
+    node, recorded before it is delivered, and held until `held_until_ms`.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class Delivery:
         self.delivered = 0
         self.redeliveries = 0
         self.in_flight = 0
+        self.held = False
+        """Whether the last `lease` gave nothing for the sake of a suspect: reading on would not help."""
         self.replays_wanted = True
         """Whether parked events are to be delivered again that `offer_parked` was not given yet."""
         self._term = term
@@ -166,8 +169,10 @@ class Delivery:
         if count <= 0 or not self.consumers.is_active(consumer, self.options):
             return []
         taken: list[Item] = []
+        self.held = False
         for item in self._window.ready():
             if item.suspect and not self._may_travel(item, taken, now_ms):
+                self.held = not taken
                 break  # and nothing behind it may pass
             if not self._may_go(item, consumer):
                 continue

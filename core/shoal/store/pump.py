@@ -125,21 +125,24 @@ class Pump:
         return batch
 
     async def _lease_next(self, delivery: Delivery, consumer: str, count: int) -> list[Item]:
-        """Read until something can be leased, there is no room, or nothing more is to be read."""
+        """Read until something can be leased, there is no room, or nothing more is to be read.
+
+        What is ready may all be held for others: then it is read on past it.
+        """
+        wanted = count - delivery.ready
         while True:
-            missing = min(count - delivery.ready, delivery.room())
-            rows: list[Row] = []
-            if missing > 0 and delivery.in_flight < delivery.options.max_in_flight:
+            if wanted > 0 and self._can_read(delivery):
                 source = self._source
-                rows = await source.next(missing)
+                rows = await source.next(min(wanted, delivery.room()))
                 if delivery is not self.delivery:
                     return []
                 delivery.offer(rows, source.scanned)
                 self._advance(delivery)
             items = delivery.lease(consumer, count, self._context.now_ms())
             delivery.forget_rows()
-            if items or not rows:
+            if items or not self._reads_on(delivery):
                 return items
+            wanted = count
 
     async def _made_out(self, delivery: Delivery, items: Sequence[Item]) -> list[Delivered]:
         """The leased events with their leases; on any failure, and after a reset, they are given back."""
@@ -164,7 +167,7 @@ class Pump:
     def _call_waiting(self) -> None:
         """Reading has ended the listening of those that wait: for what is appended, or what was left."""
         if self._waiting:
-            if not self._source.at_head and self._can_read(self.delivery):
+            if self._reads_on(self.delivery):
                 self._wake()
             else:
                 self._source.listen_if_free(self._wake)
@@ -226,7 +229,7 @@ class Pump:
         """Until something may have changed for the consumer; false when the time is over."""
         delivery, source = self.delivery, self._source
         active = delivery.consumers.is_active(consumer, delivery.options)
-        if listen and active and not source.at_head and self._can_read(delivery):
+        if listen and active and self._reads_on(delivery):
             return True
         woken = self._waiting[consumer] = self._loop.create_future()
         if listen and active:
@@ -246,6 +249,10 @@ class Pump:
 
     def _can_read(self, delivery: Delivery) -> bool:
         return delivery.room() > 0 and delivery.in_flight < delivery.options.max_in_flight
+
+    def _reads_on(self, delivery: Delivery) -> bool:
+        """Whether reading may find something for a consumer that got nothing."""
+        return not delivery.held and not self._source.at_head and self._can_read(delivery)
 
     def _wake(self) -> None:
         delivery = self.delivery

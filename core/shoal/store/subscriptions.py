@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -59,6 +59,8 @@ MAX_DELAY_MS = 86_400_000
 MAX_LEASES = 10_000
 REASON_BYTES = 1_000
 CONSUMER_BYTES = 128
+IDLE_PUMPS = 16
+"""Pumps that may be there without consumers; from then on they are looked for when their number has doubled."""
 _COMMAND_BYTES = 256
 _SHAPE = ("type", "selector", "start_from")
 
@@ -73,6 +75,7 @@ class LocalSubscriptions:
         self._pumps: dict[str, Pump] = {}
         self._counts: dict[str, tuple[int, int]] = {}
         self._closed = False
+        self._drop_at = IDLE_PUMPS
         memory = context.memory
         self._resumed = set(memory.subscriptions)
         memory.feed = self
@@ -338,7 +341,8 @@ class LocalSubscriptions:
         pump = self._pumps.get(name)
         if pump is not None:
             return pump
-        self._drop_idle()
+        if len(self._pumps) >= self._drop_at:
+            self._drop_idle()
         blocked: dict[str, int] = {}
         if state.options.ordered:
             blocked = await self._context.read_applied(self._context.queries.parked_streams, name)
@@ -362,6 +366,7 @@ class LocalSubscriptions:
                 redeliveries + pump.delivery.redeliveries,
             )
             pump.end()
+        self._drop_at = 2 * len(self._pumps) + IDLE_PUMPS
 
     # -- parked events, reset --------------------------------------------------------------------
 
@@ -475,9 +480,10 @@ class LocalSubscriptions:
     async def close(self) -> None:
         """Store what is settled, and tell every consumer that the store closes."""
         self._closed = True
-        for pump in list(self._pumps.values()):
-            with suppress(ShoalError):  # what could not be stored comes again
-                await pump.close()
+        pumps = list(self._pumps.values())
+        for outcome in await asyncio.gather(*(pump.close() for pump in pumps), return_exceptions=True):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, ShoalError):
+                raise outcome  # but what only could not be stored comes again
         self._pumps.clear()
 
 
