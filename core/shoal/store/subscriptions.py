@@ -423,8 +423,10 @@ class LocalSubscriptions:
         """See shoal.store.api.Subscriptions."""
         context = self._context
         state = self._state(name)
-        parked = await context.read_applied(context.queries.parked_count, name)
         reached = await self._look_ahead(state) if name not in self._pumps else self._reached(state)
+        parked = await context.read_applied(
+            context.queries.parked_count, name
+        )  # whatever `reached` took for settled
         head = context.memory.state.position
         delivered, redeliveries = self._delivered(name)
         delivery = self._pumps[name].delivery if name in self._pumps else None
