@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
+from power_cut_subscriptions import Subscribed, differences, read_subscribed
 from power_cut_workload import Answered, Asked, Model, State, StoredEvent, StreamState
 
 from shoal.storage.chain import GENESIS, link
@@ -41,11 +42,12 @@ class Found(NamedTuple):
     heads: dict[str, bytes]
     snapshots: frozenset[tuple[str, int, str]]
     counts: tuple[int, ...]
+    subscribed: Subscribed = Subscribed()
 
     @property
     def state(self) -> State:
         """As the model has it."""
-        return State(self.position, frozenset(self.streams.items()), self.snapshots)
+        return State(self.position, frozenset(self.streams.items()), self.snapshots, self.subscribed)
 
 
 class Problem(AssertionError):
@@ -85,7 +87,15 @@ def read_file(connection: apsw.Connection, position: int) -> Found:
         for name, version, data in connection.execute("SELECT stream, version, data FROM snapshot")
     )
     (counts,) = connection.execute(_COUNTS)
-    return Found(position, list(connection.execute(_EVENTS)), streams, heads, snapshots, counts)
+    return Found(
+        position,
+        list(connection.execute(_EVENTS)),
+        streams,
+        heads,
+        snapshots,
+        counts,
+        read_subscribed(connection),
+    )
 
 
 class Reference:
@@ -201,5 +211,6 @@ def _explain(found: Found, least: int, most: int, steps: list[int], model: Model
         f"  positions: found {found.position}, answered {oldest.position}, asked for {newest.position}",
         f"  streams not as answered: {sorted(oldest.streams ^ found.state.streams)}",
         f"  snapshots not as answered: {sorted((s, v) for s, v, _ in oldest.snapshots ^ found.snapshots)}",
+        *differences(oldest.subscribed, found.subscribed),
     ]
     return "\n".join(lines)

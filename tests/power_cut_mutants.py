@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any, cast
 
 import pytest
 
 from shoal.storage.database import Database
 from shoal.storage.files import Files
+from shoal.storage.subscriptions_db import SubscriptionsDb
 
 Wrap = Callable[[Files], Files]
 
@@ -49,7 +51,22 @@ def _applied_apart(self: Database, index: int, term: int) -> None:
     self._open = False
 
 
-MUTANTS = ("no fdatasync", "segment dropped at commit", "applied_index outside the transaction")
+def _every_other_time(flush: Callable[[SubscriptionsDb], None]) -> Callable[[SubscriptionsDb], None]:
+    turns = cycle((True, False))
+
+    def mutant(self: SubscriptionsDb) -> None:
+        if next(turns):
+            flush(self)
+
+    return mutant
+
+
+MUTANTS = (
+    "no fdatasync",
+    "segment dropped at commit",
+    "applied_index outside the transaction",
+    "a subscription kept back over a commit",
+)
 
 
 @contextmanager
@@ -66,6 +83,9 @@ def applied(name: str | None) -> Iterator[Wrap]:
                 yield lambda files: files
             case "applied_index outside the transaction":
                 patch.setattr(Database, "commit", _applied_apart)
+                yield lambda files: files
+            case "a subscription kept back over a commit":
+                patch.setattr(SubscriptionsDb, "flush", _every_other_time(SubscriptionsDb.flush))
                 yield lambda files: files
             case _:
                 raise ValueError(name)

@@ -12,15 +12,20 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from power_cut_subscriptions import Draws, Subscribed, SubscriptionsModel, read_subscribed
+
 from shoal.errors import (
     ConditionFailed,
     EventIdReused,
     InvalidRequest,
+    NotFound,
     StreamNotFound,
     StreamTombstoned,
     WrongExpectedVersion,
 )
 from shoal.store.api import Store
+from shoal.store.context import StoreContext
+from shoal.store.local import LocalStore
 from shoal.types import (
     ANY_VERSION,
     NO_STREAM,
@@ -43,6 +48,7 @@ _REFUSED: Final = (
     ConditionFailed,
     EventIdReused,
     InvalidRequest,  # a snapshot of a version that was deleted meanwhile
+    NotFound,  # a subscription that was deleted or reset meanwhile
     StreamNotFound,
     StreamTombstoned,
     WrongExpectedVersion,
@@ -96,6 +102,7 @@ class State(NamedTuple):
     position: int
     streams: frozenset[tuple[str, StreamState]]
     snapshots: frozenset[tuple[str, int, str]]
+    subscribed: Subscribed = Subscribed()
 
 
 class Model:
@@ -105,8 +112,9 @@ class Model:
         self.events: list[StoredEvent] = []
         self.streams: dict[str, StreamState] = {}
         self.snapshots: dict[tuple[str, int], str] = {}
+        self.subscriptions = SubscriptionsModel(Subscribed())
         self.states: list[State] = []
-        self._note()
+        self.note()
 
     def until(self, step: int) -> Model:
         """The same history, ended after `step`: a power cut chose it."""
@@ -115,6 +123,7 @@ class Model:
         last = cut.states[-1]
         cut.events = self.events[: last.position]
         cut.streams = dict(last.streams)
+        cut.subscriptions = SubscriptionsModel(last.subscribed)
         cut.snapshots = {(stream_id, version): data for stream_id, version, data in last.snapshots}
         return cut
 
@@ -133,7 +142,7 @@ class Model:
             self._append_to(write, result)
         if any(write.events for write in writes):
             same("position", answer.position, len(self.events))
-        self._note()
+        self.note()
 
     def _append_to(self, write: StreamWrite, result: Appended) -> None:
         before = self.streams.get(write.stream_id, StreamState())
@@ -165,7 +174,8 @@ class Model:
             return
         self.streams[stream_id] = StreamState(before.version, before.version + 1, hard)
         self.snapshots = {key: data for key, data in self.snapshots.items() if key[0] != stream_id}
-        self._note()
+        self.subscriptions.forget_stream(stream_id)
+        self.note()
 
     def saved(self, stream_id: str, version: int, data: str) -> None:
         """Take a saved snapshot; one of a deleted stream would have no life to belong to."""
@@ -174,16 +184,28 @@ class Model:
         )
         same("a snapshot's version was deleted", version < self._stream(stream_id).visible_from, False)
         self.snapshots[stream_id, version] = data
-        self._note()
+        self.note()
 
     def forgot(self, stream_id: str, version: int) -> None:
         """Take a deleted snapshot."""
         self.snapshots.pop((stream_id, version), None)
-        self._note()
+        self.note()
 
-    def _note(self) -> None:
+    def readable(self) -> list[str | None]:
+        """The stream of each event in order, None for those that are hidden."""
+        return [event.stream_id if self.shows(event) else None for event in self.events]
+
+    def shows(self, event: StoredEvent) -> bool:
+        """Whether it can be read."""
+        stream = self.streams[event.stream_id]
+        return not stream.tombstoned and event.version >= stream.visible_from
+
+    def note(self) -> None:
+        """The history has come to a new state."""
         snapshots = frozenset((*key, data) for key, data in self.snapshots.items())
-        self.states.append(State(len(self.events), frozenset(self.streams.items()), snapshots))
+        self.states.append(
+            State(len(self.events), frozenset(self.streams.items()), snapshots, self.subscriptions.now)
+        )
 
 
 class Workload:
@@ -193,6 +215,7 @@ class Workload:
         self.name = name
         self.rng = random.Random(f"{seed} {name}")
         self.model = model
+        self._draws = Draws(self.rng, name, model)
         self.answers: dict[str, int] = {}
         self._mark = mark
         self._asked = 0
@@ -210,8 +233,7 @@ class Workload:
         readable = [
             (position, event)
             for position, event in enumerate(self.model.events, 1)
-            if self.model.actual(event.stream_id) >= 0
-            and event.version >= self.model.streams[event.stream_id].visible_from
+            if self.model.shows(event)
         ]
         events = await store.streams.read_all(None, 10_000)
         same("events", [event.position for event in events], [position for position, _ in readable])
@@ -230,6 +252,10 @@ class Workload:
             same(f"snapshots of {stream_id}", snapshots, saved)
             if actual >= 0:
                 await self._must_conflict(store, stream_id)
+        context = context_of(store)
+        parked = await context.read_applied(read_subscribed)
+        memory = frozenset(context.memory.subscriptions.values())
+        same("subscriptions", (memory, parked.parked), self.model.subscriptions.now)
 
     async def _must_conflict(self, store: Store, stream_id: str) -> None:
         try:
@@ -268,6 +294,7 @@ class Workload:
             (4, self._delete),
             (4, self._race),
             (8, self._snapshot),
+            (40, self._subscription),
         ]
         (chosen,) = self.rng.choices([call for _, call in choices], [weight for weight, _ in choices])
         return chosen(store)
@@ -350,6 +377,15 @@ class Workload:
             lambda _: self.model.saved(stream_id, version, data),
         )
 
+    async def _subscription(self, store: Store) -> None:
+        command, taken = self._draws.draw()
+
+        def accepted(answer: Any) -> None:
+            taken(answer)
+            self._count(type(command).__name__)
+
+        await self._ask(context_of(store).submit(command, command.store, 100), accepted)
+
     async def _write(
         self,
         store: Store,
@@ -405,6 +441,13 @@ class Workload:
             tags=rng.sample(TAGS, rng.randint(1, 2)) if rng.random() < 0.5 else None,
             event_id=event_id,
         )
+
+
+def context_of(store: Store) -> StoreContext:
+    """What commands on subscriptions are submitted to; the store must be a node's own."""
+    if not isinstance(store, LocalStore):
+        raise TypeError(store)
+    return store._context
 
 
 def same(what: str, found: object, wanted: object) -> None:

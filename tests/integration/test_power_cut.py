@@ -14,12 +14,14 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from power_cut_check import SEGMENT_BYTES
 from power_cut_jobs import IMAGES_AFTER, Job, Outcome, log_shape, replay, run
 from power_cut_mutants import MUTANTS
 
+from shoal.model.commands import SubscriptionCommand
 from shoal.raft.log import Kind
 from shoal.storage.files import Files, RealFiles
 from shoal.storage.journal import Journal, open_journal
@@ -76,6 +78,8 @@ def assert_it_was_worth_cutting(outcomes: list[Outcome]) -> None:
         assert outcome.facts["journal begins at"] > 1, "no segment was ever dropped"
     for answer in ("accepted", "duplicate", "wrong-expected-version", "condition-failed", "event-id-reused"):
         assert facts[answer] > 10, f"{answer}: {facts}"
+    for command in get_args(SubscriptionCommand):
+        assert facts[command.__name__] > 10, f"{command.__name__}: {facts}"
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)

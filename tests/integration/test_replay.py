@@ -140,18 +140,20 @@ async def do(store: Any, command: Any) -> Any:
             return await store.snapshots.save(stream_id, version, {"v": version})
         case ("forget", stream_id):
             return await store.snapshots.delete(stream_id)
-        case Settle():
-            there = [position for position in command.settled if position <= store.head]
-            return await submit(store, structs.replace(command, life=life_of(store, command), settled=there))
-        case ReplayParked():
-            return await submit(store, structs.replace(command, life=life_of(store, command)))
+        case Settle() | ReplayParked():
+            return await submit(store, as_asked_now(store, command))
         case _:
             return await submit(store, command)
 
 
-def life_of(store: Any, command: Any) -> int:
+def as_asked_now(store: Any, command: Any) -> Any:
+    """Of the subscription's present life, and only about events that are there."""
     known = store._context.memory.subscriptions.get(command.name)
-    return known.life if known else 0
+    command = structs.replace(command, life=known.life if known else 0)
+    if isinstance(command, Settle):
+        there = [position for position in command.settled if position <= store.head]
+        command = structs.replace(command, settled=there)
+    return command
 
 
 async def play(node: Any, script: Any, clock: FakeClock) -> list[Any]:
