@@ -62,6 +62,7 @@ async def test_a_sound_board_verifies_and_a_changed_byte_is_found(tmp_path: Path
         found = (await board.call("POST", "/v1/verify")).json
         assert found["ok"] is True
         assert found["problems"] == []
+        assert found["subscriptions"] == 0
         assert (found["stores"], found["streams"], found["events"], found["snapshots"]) == (1, 1, 3, 1)
         (database,) = (tmp_path / "db").glob("*/main-*.db")
         await change_an_event(database)

@@ -10,14 +10,27 @@ from msgspec import structs
 from node_kit import IDENTITY
 
 from shoal.errors import DiskFull, StorageError
-from shoal.model.commands import Append, CreateStore, DropStore, Proposal, ProposedEvent, Write, encode
+from shoal.model.commands import (
+    Append,
+    CreateStore,
+    CreateSubscription,
+    Definition,
+    DropStore,
+    Parked,
+    Proposal,
+    ProposedEvent,
+    Settle,
+    Write,
+    encode,
+)
 from shoal.model.machine import Head, RowsAppended, StoreState
+from shoal.model.subscriptions import SubscriptionChanged, SubscriptionDeleted
 from shoal.raft.log import Kind
 from shoal.storage import queries
 from shoal.storage.engine import Engine, Report, Settings, is_disk_full
 from shoal.storage.segment import Identity, Record
 from shoal.store.ports import ApplyEntry, StoreChanges
-from shoal.types import ANY_VERSION
+from shoal.types import ANY_VERSION, SubscriptionOptions
 
 SETTINGS = Settings(commit_rows=1_000, commit_bytes=1 << 20, cache_bytes=1 << 20, wal_limit_bytes=1 << 24)
 
@@ -37,12 +50,22 @@ def append(store, stream, count=1):
     return Append(store, [Write(stream, ANY_VERSION, events)])
 
 
+def subscribe(store):
+    definition = Definition("all", b"{}", "beginning")
+    return CreateSubscription(store, "mail", definition, SubscriptionOptions(), [])
+
+
+LIFE = 21
+"""Of the subscription that entry 2 makes: the event time after that of the append before it."""
+
 LOG = [
     record(1, CreateStore("a"), CreateStore("b")),
-    record(2, append("a", "s", 3), append("b", "s")),
+    record(2, append("a", "s", 3), append("b", "s"), subscribe("a")),
     record(3, append("missing", "s")),
     record(4, DropStore("b")),
-    record(5, append("b", "s"), append("a", "t")),
+    record(
+        5, append("b", "s"), append("a", "t"), Settle("a", "mail", LIFE, 2, [4], [Parked(3, "s", "why", 2)])
+    ),
     record(6, CreateStore("b")),
     record(7, append("b", "u")),
 ]
@@ -59,6 +82,17 @@ def told(made):
 
 
 WHOLE = {"a": [("s", 2), ("t", 0)], "b": [("u", 0)]}
+
+
+def subscribed(made):
+    return {
+        (store, name, state.checkpoint, state.settled, queries.parked_count(file.connection, name))
+        for store, file in made.stores.items()
+        for name, state in file.subscriptions().items()
+    }
+
+
+SUBSCRIBED = {("a", "mail", 2, (4,), 1)}
 
 
 def test_a_log_replays_to_its_end(tmp_path):
@@ -94,6 +128,7 @@ def test_replay_brings_databases_together_that_were_committed_apart(tmp_path, fi
     again.replay(each for each in LOG if each.index > again.oldest_applied)
     again.commit()
     assert told(again) == WHOLE
+    assert subscribed(again) == SUBSCRIBED
     again.close()
 
 
@@ -136,6 +171,7 @@ def test_a_rollback_and_replay_come_to_the_same_state(tmp_path, committed, commi
     assert made.oldest_applied == made.applied_index
     made.replay(each for each in LOG if each.index > made.oldest_applied)
     assert told(made) == WHOLE
+    assert subscribed(made) == SUBSCRIBED
     made.commit()
     made.close()
 
@@ -147,6 +183,13 @@ def test_commits_are_due_by_rows_or_bytes(tmp_path):
     assert not made.commit_due
     made.replay([record(2, append("a", "s", 3))])
     assert made.oldest_applied == 2  # replay commits by itself
+    made.replay([record(3, subscribe("a"))])
+    state = made.stores["a"].state
+    known = made.stores["a"].subscription("mail")
+    made._apply_changes(made.stores["a"], [SubscriptionChanged(known)], state)
+    assert not made.commit_due
+    made._apply_changes(made.stores["a"], [SubscriptionDeleted("mail")], state)
+    assert made.commit_due  # each counts as a row, whatever it writes
     made.close()
 
 

@@ -6,12 +6,13 @@ import asyncio
 
 import apsw
 import pytest
-from node_kit import commit, events, image, opened, small
+from node_kit import commit, events, image, opened, small, submit
 
 from shoal.errors import JournalCorrupt, ShuttingDown, StorageError
+from shoal.model.commands import CreateSubscription, Definition
 from shoal.storage.verify import Verification, verify, verify_file
 from shoal.storage.verify_store import MAX_PROBLEMS
-from shoal.types import NO_STREAM
+from shoal.types import NO_STREAM, SubscriptionOptions
 
 
 async def test_a_whole_directory_is_counted_and_good(tmp_path):
@@ -19,11 +20,17 @@ async def test_a_whole_directory_is_counted_and_good(tmp_path):
         await node.store("main").streams.append("s", NO_STREAM, events(5, tags=["a", "b"]))
         await node.store("other").streams.append("t", NO_STREAM, events(2))
         await node.store("main").snapshots.save("s", 1, {})
+        definition = Definition("all", b"{}", "beginning")
+        await submit(
+            node.store("main"), CreateSubscription("main", "mail", definition, SubscriptionOptions(), [])
+        )
         running = await node.verify()
         assert (running.ok, running.stores, running.streams, running.events) == (True, 2, 2, 7)
+        assert running.subscriptions == 1
     found = await asyncio.to_thread(verify, tmp_path)
     assert found.ok
     assert (found.stores, found.streams, found.events, found.snapshots) == (2, 2, 7, 1)
+    assert found.subscriptions == 1
     assert found.segments == 1
     assert found.records >= 5
 
