@@ -17,7 +17,7 @@ import pytest_asyncio
 from served_subscriptions import Served, delivered, subscription_board
 from token_kit import add, bearer, revoke
 
-from shoal.errors import AlreadyExists, NoLeader, NotFound, ShuttingDown, StorageError
+from shoal.errors import AlreadyExists, LeaseExpired, NoLeader, NotFound, ShuttingDown, StorageError
 from shoal.http import auth, sse
 
 SSE = {"Accept": "text/event-stream"}
@@ -80,6 +80,8 @@ async def test_a_client_that_leaves_while_it_waits_cancels_its_pull(served: Serv
             writer.close()
         await asyncio.wait_for(served.subscriptions.cancelled.wait(), 5)
     assert len(served.subscriptions.calls) == 1
+    await served.board.call("GET", "/livez")
+    assert set(served.service.context.requests) == {200}, "no answer is counted that nobody got"
 
 
 async def test_what_a_pull_has_when_its_client_is_gone_is_given_back(served: Served) -> None:
@@ -140,6 +142,19 @@ async def test_a_large_pull_that_is_refused_gives_back_what_it_leased(served: Se
     assert served.subscriptions.calls[1:] == [GIVEN_BACK]
 
 
+async def test_what_cannot_be_given_back_changes_no_answer(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> int:
+        raise LeaseExpired("too late")
+
+    monkeypatch.setattr(served.subscriptions, "nack", refuse)
+    served.subscriptions.events = [delivered(1, LARGE)]
+    room = served.service.context.room
+    with room.take(room.free):
+        assert (await served.board.call("POST", f"{ONE}/pull", {})).code == "too-busy"
+
+
 async def test_a_large_pull_that_is_not_taken_is_given_back(served: Served) -> None:
     """The client leaves in the midst of the answer."""
     served.subscriptions.events = [delivered(1, LARGE), delivered(2, LARGE)]
@@ -193,6 +208,8 @@ async def test_a_consumer_that_leaves_is_lost_at_once(served: Served) -> None:
     async with pushed(served):
         assert not served.subscriptions.lost.is_set()
     await asyncio.wait_for(served.subscriptions.lost.wait(), 5)
+    await asyncio.sleep(0.05)
+    assert not served.service.context.requests, "an answer that nobody got is not counted"
 
 
 async def test_a_server_that_closes_ends_a_push_as_a_whole_answer(served: Served) -> None:
@@ -234,6 +251,15 @@ async def test_what_ends_a_push_is_told_as_its_last_event(served: Served, error:
     assert (
         problem.items() >= {"code": error.code, "detail": error.detail, "retryable": error.retryable}.items()
     )
+
+
+async def test_a_push_that_ends_before_its_answer_began_is_whole(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "_FIRST_S", 5)
+    served.subscriptions.batches.put_nowait(ShuttingDown("the store is closed"))
+    async with pushed(served) as answer:
+        assert await asyncio.wait_for(answer.content.read(), 5) == b""
 
 
 async def test_a_push_of_a_store_that_closes_just_ends(served: Served) -> None:

@@ -61,6 +61,8 @@ def test_each_operation_is_whole(method: str, path: str, operation: dict[str, An
     assert {"400", "429", "500", "503"} <= responses.keys()
     known = {*map(str, problems.STATUS.values()), "408", "412"}
     assert {status for status in responses if not status.startswith("2")} <= known
+    if "requestBody" in operation:
+        assert {"408", "413", "415"} <= responses.keys()
     without_body = {"/v1/stores/{store}", "/v1/verify"}
     assert ("requestBody" in operation) is (
         method in {"post", "put", "patch"} and path not in without_body and not path.endswith("/replay")

@@ -85,7 +85,10 @@ class Paced(web.StreamResponse):
         self._left = body
 
     async def send(self, request: web.BaseRequest, room: Room) -> None:
-        """All of it. Raises TooBusy before anything is sent, ConnectionError when the reader leaves."""
+        """All of it; nothing when it is sent already.
+
+        Raises TooBusy before anything is sent, ConnectionError when the reader leaves.
+        """
         body, self._left = self._left, b""
         with room.take(len(body)):
             await self.prepare(request)

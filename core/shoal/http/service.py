@@ -121,9 +121,7 @@ class Service:
         if route.offers:
             call.media = negotiation.answer_type(request.headers.get("Accept"), route.offers)
         response = await route.handler(call, query)
-        if (
-            isinstance(response, Paced) and not response.prepared
-        ):  # now that nobody holds any more what it was made from
+        if isinstance(response, Paced):  # now that nobody holds any more what it was made from
             await response.send(request, context.room)
         return response
 

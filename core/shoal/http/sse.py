@@ -101,8 +101,6 @@ async def _serve(
                 wait_s = context.config.http.heartbeat_ms / 1000
     finally:
         await lasting.end(delivery)
-    if call.gone:
-        raise ConnectionResetError("the client left")
     await response.prepare(call.request)
     await response.write_eof()
     return response

@@ -133,9 +133,8 @@ async def _hand_over(call: Call, events: list[Delivered]) -> web.StreamResponse:
         if isinstance(response, Paced):
             await response.send(call.request, call.context.room)
     except (ConnectionError, TooBusy):
-        if leases:
-            with suppress(ShoalError):  # then they come again when they expire
-                await _subscriptions(call).nack(call.subscription, leases, "retry", 0, _LEFT)
+        with suppress(ShoalError):  # then they come again when they expire
+            await _subscriptions(call).nack(call.subscription, leases, "retry", 0, _LEFT)
         raise
     return response
 
