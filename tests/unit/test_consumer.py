@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from scripted_subscriptions import ScriptedSubscriptions, batch, delivered
+from scripted_consumer import ScriptedSubscriptions, batch, delivered
 
 from shoal.errors import LeaseExpired, NotFound, ShuttingDown, Timeout, TooBusy
 from shoal.store.consumer import Pace, own_name
@@ -118,6 +118,14 @@ def test_a_quick_consumer_gets_more_and_a_slow_one_less(got, took_ms, count):
     assert measured.count == count
     measured.consumed(99_000)  # with nothing fetched since
     assert measured.count == count
+
+
+def test_who_counts_as_gone_soon_gets_less_too():
+    measured = pace(consumer_timeout_ms=400)
+    measured.fetched(32, 0)
+    measured.consumed(101)
+    assert measured.count == 16
+    assert not measured.run_out(401)  # the leases are not given up by that, if acks went meanwhile
 
 
 def test_batches_stay_between_one_and_what_is_allowed():

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from scripted_subscriptions import ScriptedSubscriptions, batch, delivered
+from scripted_consumer import ScriptedSubscriptions, batch, delivered
 
 import shoal
 from shoal import sync

@@ -36,7 +36,9 @@ class Pace:
     """How many events to ask for, so that they are done long before their leases run out. Pure."""
 
     def __init__(self, options: SubscriptionOptions, least: int = 1) -> None:
-        self._timeout_ms = options.ack_timeout_ms
+        self._lease_ms = options.ack_timeout_ms
+        # Who works on a batch without a call for too long counts as gone.
+        self._allowed_ms = min(options.ack_timeout_ms, options.consumer_timeout_ms)
         self._most = min(LARGEST_BATCH, options.max_in_flight)
         self.least = least
         self.count = min(FIRST_BATCH, self._most)
@@ -49,16 +51,16 @@ class Pace:
 
     def run_out(self, now_ms: int) -> bool:
         """Whether the leases of the last batch have run out: others may have its events."""
-        return now_ms - self._fetched_ms >= self._timeout_ms
+        return now_ms - self._fetched_ms >= self._lease_ms
 
     def consumed(self, now_ms: int) -> None:
         """The last batch is done with. Few events that took long count as the many that might have come."""
         if not self._got:
             return
         took_ms = now_ms - self._fetched_ms
-        if took_ms * max(1, self.count / self._got) > self._timeout_ms / 4:
+        if took_ms * max(1, self.count / self._got) > self._allowed_ms / 4:
             self.count = max(self.count // 2, min(self.least, self._most))
-        elif self._got >= self.count and took_ms <= self._timeout_ms / 10:
+        elif self._got >= self.count and took_ms <= self._allowed_ms / 10:
             self.count = min(self.count * 2, self._most)
         self._got = 0
 
@@ -343,8 +345,9 @@ class PullingConsumer:
 
 
 def _reason(error: Exception) -> str:
-    """The error as text, cut where a character ends."""
-    return repr(error).encode(errors="backslashreplace")[:REASON_BYTES].decode(errors="ignore")
+    """The error as text that can be sent, cut where a character ends."""
+    text = repr(error).replace("\0", "\\0")
+    return text.encode(errors="backslashreplace")[:REASON_BYTES].decode(errors="ignore")
 
 
 async def _if_leased(settling: Awaitable[None]) -> None:
