@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from node_kit import image, inline_means, small
+
 from shoal.errors import AlreadyExists, LeaseExpired, ShoalError, Timeout, Unreachable
 from shoal.node import Node
 from shoal.testing.clock import FakeClock

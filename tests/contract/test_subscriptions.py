@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from subscription_kit import LONG_MS, append, known, nothing, positions, pull
+from consumer_kit import LONG_MS, append, known, nothing, positions, pull
 
 from shoal.errors import AlreadyExists, InvalidRequest, NotFound
 from shoal.types import SubscriptionOptions

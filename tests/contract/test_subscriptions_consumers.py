@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 import pytest_asyncio
-from subscription_kit import LONG_MS, append, checkpoint, known, leases, nothing, positions, pull
+from consumer_kit import LONG_MS, append, checkpoint, known, leases, nothing, positions, pull
 
 import shoal
 from shoal import sync

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from subscription_kit import append, leases, nothing, positions, pull
+from consumer_kit import append, leases, nothing, positions, pull
 
 from shoal.types import ANY_VERSION, NewEvent
 

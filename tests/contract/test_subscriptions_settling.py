@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from subscription_kit import append, checkpoint, leases, nothing, positions, pull
+from consumer_kit import append, checkpoint, leases, nothing, positions, pull
 
 from shoal.errors import InvalidRequest, LeaseExpired
 
