@@ -22,7 +22,6 @@ class Consumers:
 
     def __init__(self) -> None:
         self._known: dict[str, _Consumer] = {}
-        self._owners: dict[str, tuple[str, int]] = {}
 
     @property
     def names(self) -> list[str]:
@@ -70,15 +69,10 @@ class Consumers:
         return [] if consumer is None else sorted(consumer.leased)
 
     def is_active(self, name: str, options: SubscriptionOptions) -> bool:
-        """Whether it gets events: under strategy single only the one that came first does."""
-        return options.strategy != "single" or next(iter(self._known), name) == name
-
-    def may_have(self, name: str, stream_id: str, options: SubscriptionOptions) -> bool:
-        """Whether the stream's events may go to it: under by_stream nobody else may hold one."""
-        if options.strategy != "by_stream":
-            return True
-        owner = self._owners.get(stream_id)
-        return owner is None or owner[0] == name
+        """Whether it is there and gets events: under strategy single only the one that came first does."""
+        if options.strategy == "single":
+            return next(iter(self._known), None) == name
+        return name in self._known
 
     # -- leases ----------------------------------------------------------------------------------
 
@@ -87,28 +81,27 @@ class Consumers:
         consumer = self._known.get(name)
         return 0 if consumer is None else len(consumer.leased)
 
-    def take(self, name: str, position: int, stream_id: str) -> None:
-        """It has leased an event."""
-        self._known[name].leased.add(position)
-        _, count = self._owners.get(stream_id, (name, 0))
-        self._owners[stream_id] = (name, count + 1)
+    def is_known(self, name: str) -> bool:
+        """Whether it is there."""
+        return name in self._known
 
-    def give(self, name: str, position: int, stream_id: str) -> None:
+    def take(self, name: str, position: int) -> None:
+        """One that is there has leased an event."""
+        self._known[name].leased.add(position)
+
+    def give(self, name: str, position: int) -> None:
         """Its lease of an event has ended."""
         consumer = self._known.get(name)
         if consumer is not None:
             consumer.leased.discard(position)
-        owner, count = self._owners[stream_id]
-        if count == 1:
-            del self._owners[stream_id]
-        else:
-            self._owners[stream_id] = (owner, count - 1)
 
-    def forget_leases(self) -> None:
-        """No lease counts any more: the subscription was reset."""
-        self._owners.clear()
-        for consumer in self._known.values():
-            consumer.leased.clear()
+    def renewed(self) -> Consumers:
+        """The same consumers, none of which has leased anything; what the old ones' leases do concerns them no more."""
+        new = Consumers()
+        for name, consumer in self._known.items():
+            again = new._known[name] = _Consumer()
+            again.busy, again.seen_ms = consumer.busy, consumer.seen_ms
+        return new
 
     # -- time ------------------------------------------------------------------------------------
 

@@ -138,14 +138,14 @@ def _known(view: SubscriptionView, name: str, life: int | None = None) -> Subscr
     return found
 
 
-def _start(state: Clocked, start_from: Beginning | int) -> int:
+def _start(state: Clocked, start_from: Beginning | int, pointer: str) -> int:
     if start_from == "beginning":
         return 0
     if start_from == "end":
         return state.position
     if start_from > state.position:
         raise InvalidRequest(
-            f"position {start_from} is beyond the store's head, {state.position}", pointer="start_from"
+            f"position {start_from} is beyond the store's head, {state.position}", pointer=pointer
         )
     return start_from
 
@@ -162,7 +162,7 @@ def _create(
     if known is not None:
         _check_same(known, command)
         return None, SubscriptionAnswer(known)
-    checkpoint = _start(state, command.definition.start_from)
+    checkpoint = _start(state, command.definition.start_from, "/start_from")
     life = _new_life(state, clock_us)
     made = SubscriptionState(command.name, life, command.definition, command.options, checkpoint, life, life)
     return SubscriptionChanged(made), SubscriptionAnswer(made, created=True)
@@ -194,7 +194,7 @@ def _delete(known: SubscriptionState, command: DeleteSubscription) -> Outcome:
 
 
 def _reset(state: Clocked, known: SubscriptionState, command: ResetSubscription, clock_us: int) -> Outcome:
-    to = _start(state, command.to)
+    to = _start(state, command.to, "/to")
     life = _new_life(state, clock_us)
     changed = msgspec.structs.replace(
         known, life=life, checkpoint=to, advanced_us=life, settled=(), attempts=()
@@ -208,10 +208,17 @@ def _settle(state: Clocked, known: SubscriptionState, command: Settle) -> Outcom
     done = tuple(sorted(position for position in settled if position > checkpoint))
     failures = {**dict(known.attempts), **dict(command.attempts)}
     attempts = tuple(
-        sorted((at, count) for at, count in failures.items() if at > checkpoint and at not in settled)
+        sorted(
+            (at, count) for at, count in failures.items() if count and at > checkpoint and at not in settled
+        )
     )
+    moved = checkpoint > known.checkpoint or done != known.settled
     changed = msgspec.structs.replace(
-        known, checkpoint=checkpoint, settled=done, attempts=attempts, advanced_us=state.epoch_us
+        known,
+        checkpoint=checkpoint,
+        settled=done,
+        attempts=attempts,
+        advanced_us=state.epoch_us if moved else known.advanced_us,
     )
     return SubscriptionChanged(changed, command.park, command.unpark), SubscriptionAnswer(changed)
 

@@ -1,13 +1,13 @@
-"""The items of a delivery window: unsettled events of one subscription, and the order in which they are due.
+"""The items of a delivery window: events of one subscription that are not settled for good, by position.
 
-It knows nothing of consumers' rights or of commands; see shoal.model.delivery, which decides by it.
+It knows nothing of consumers or of commands: shoal.model.turns says whose turn it is, shoal.model.delivery decides.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from heapq import heappop, heappush
+from collections.abc import Collection, Iterator
+from heapq import heapify, heappop, heappush
 from typing import Final
 
 from shoal.model.machine import Row
@@ -21,14 +21,17 @@ LEASED: Final = 2
 SETTLING: Final = 3
 """Settled here; the command that says so is not decided yet."""
 
+SPARE_DUES: Final = 256
+"""Dates that may be out of date, beyond one for each item, before they are looked through."""
+
 
 class Item:
     """One event: where it is, how it stands, and its row while it has not been delivered.
 
     `failures` are those that count towards parking, `attempt` numbers its deliveries, `taken` says that there was one
-    from this window; `replay` marks a parked event that is delivered again, `suspect` one that may have been in flight
-    when the node ended. `before` and `after` are
-    its neighbours of the same stream, where order is kept.
+    from this window. `replay` marks a parked event that is delivered again, `stored` one that may be among the parked
+    events all the same, `suspect` one that may have been in flight when the node ended. `queued` says that it stands
+    among what comes again. `before` and `after` are its neighbours of the same stream, where order is kept.
     """
 
     __slots__ = (
@@ -39,9 +42,11 @@ class Item:
         "due_ms",
         "failures",
         "position",
+        "queued",
         "replay",
         "row",
         "state",
+        "stored",
         "stream_id",
         "suspect",
         "taken",
@@ -60,169 +65,148 @@ class Item:
         self.due_ms = 0
         self.taken = False
         self.replay = False
+        self.stored = False
         self.suspect = False
+        self.queued = False
         self.before: Item | None = None
         self.after: Item | None = None
 
+    def __lt__(self, other: Item) -> bool:
+        return self.position < other.position
+
 
 class Window:
-    """Unsettled items by position, in position order."""
+    """Items by position, and what is due when."""
 
     def __init__(self) -> None:
         self._items: dict[int, Item] = {}
         self._order: deque[int] = deque()
-        self._fresh: deque[Item] = deque()
-        self._again: list[int] = []
         self._due: list[tuple[int, int]] = []
         self._last: dict[str, Item] = {}
-        self._queued: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __iter__(self) -> Iterator[Item]:
-        return iter(list(self._items.values()))
+        """All items, by position."""
+        return iter(sorted(self._items.values()))
 
     def get(self, position: int) -> Item | None:
         """The item at a position."""
         return self._items.get(position)
 
+    def find(self, events: Collection[tuple[str, int]]) -> dict[tuple[str, int], Item]:
+        """The items of those events, by stream and version, that are here."""
+        wanted = set(events)
+        keyed = (((item.stream_id, item.version), item) for item in self._items.values())
+        return {key: item for key, item in keyed if key in wanted}
+
+    def through(self, position: int) -> Iterator[Item]:
+        """The items up to a position, but for replays."""
+        for each in self._order:
+            if each > position:
+                return
+            item = self._items.get(each)
+            if item is not None:
+                yield item
+
     # -- coming and going ------------------------------------------------------------------------
 
     def add(self, item: Item, *, chained: bool) -> None:
-        """Take an item in, ready; those that are no replays come in position order."""
+        """Take an item in; those that are no replays come in position order."""
         self._items[item.position] = item
-        if item.replay:
-            self.again(item)
-        else:
+        if not item.replay:
             self._order.append(item.position)
-            self._fresh.append(item)
         if chained:
             self._chain(item)
 
+    def chain_all(self, *, chained: bool) -> None:
+        """From now on order is kept within streams, or is not."""
+        self._last.clear()
+        for item in self:
+            item.before = item.after = None
+            if chained:
+                self._chain(item)
+
     def _chain(self, item: Item) -> None:
-        """Put the item behind those of its stream: a replay comes before what is not one."""
-        last = self._last.get(item.stream_id)
-        while last is not None and last.position > item.position:
-            last = last.before
-        if last is not None:
-            item.before, item.after = last, last.after
-            last.after = item
-        elif (head := self._last.get(item.stream_id)) is not None:
-            while head.before is not None:
-                head = head.before
-            item.after = head
-        if item.after is not None:
-            item.after.before = item
+        """Put the item behind those of its stream that come before it: a replay comes before what is not one."""
+        after: Item | None = None
+        before = self._last.get(item.stream_id)
+        while before is not None and before.position > item.position:
+            before, after = before.before, before
+        item.before, item.after = before, after
+        if before is not None:
+            before.after = item
+        if after is not None:
+            after.before = item
         else:
             self._last[item.stream_id] = item
 
     def remove(self, item: Item) -> None:
-        """Forget a settled item."""
+        """Forget an item that is settled for good."""
         del self._items[item.position]
-        self._queued.discard(item.position)
-        if item.before is not None:
-            item.before.after = item.after
-        if item.after is not None:
-            item.after.before = item.before
+        before, after = item.before, item.after
+        if before is not None:
+            before.after = after
+        if after is not None:
+            after.before = before
+        elif before is not None:
+            self._last[item.stream_id] = before
         elif self._last.get(item.stream_id) is item:
-            if item.before is None:
-                del self._last[item.stream_id]
-            else:
-                self._last[item.stream_id] = item.before
+            del self._last[item.stream_id]
         item.before = item.after = None
 
     def first_unsettled(self) -> int | None:
         """Position of the first item that is neither a replay nor settling."""
-        for position in self._order:
-            item = self._items.get(position)
-            if item is not None and item.state != SETTLING:
-                return position
-        return None
+        return next((item.position for item in self._all_but_replays() if item.state != SETTLING), None)
 
     def first(self) -> int | None:
         """Position of the first item that is no replay."""
-        self.trim()
-        return self._order[0] if self._order else None
+        return next((item.position for item in self._all_but_replays()), None)
 
-    def trim(self) -> None:
-        """Forget positions at the front that are gone."""
-        while self._order and self._order[0] not in self._items:
+    def _all_but_replays(self) -> Iterator[Item]:
+        while self._order and self._missing(self._order[0]):
             self._order.popleft()
+        return (self._items[position] for position in self._order if not self._missing(position))
+
+    def _missing(self, position: int) -> bool:
+        """Whether the item that was at a position is gone; a replay may be there since."""
+        item = self._items.get(position)
+        return item is None or item.replay
 
     # -- what is due -----------------------------------------------------------------------------
-
-    def again(self, item: Item) -> None:
-        """Have the item delivered again as soon as may be, before everything that comes after it."""
-        item.state = READY
-        if item.position not in self._queued:
-            self._queued.add(item.position)
-            heappush(self._again, item.position)
 
     def at(self, item: Item, state: int, due_ms: int) -> None:
         """The item waits, or is leased, until `due_ms`."""
         item.state = state
         item.due_ms = due_ms
         heappush(self._due, (due_ms, item.position))
+        if len(self._due) > 2 * len(self._items) + SPARE_DUES:
+            self._due = [(each.due_ms, each.position) for each in self._items.values() if _is_timed(each)]
+            heapify(self._due)
 
     def overdue(self, now_ms: int) -> list[Item]:
         """Items whose wait or lease has ended, by position."""
         found: dict[int, Item] = {}
         while self._due and self._due[0][0] <= now_ms:
-            due_ms, position = heappop(self._due)
-            item = self._items.get(position)
-            if item is not None and item.state in {WAITING, LEASED} and item.due_ms == due_ms:
-                found[position] = item
-        return [found[position] for position in sorted(found)]
+            item = self._due_item(*heappop(self._due))
+            if item is not None:
+                found[item.position] = item
+        return sorted(found.values())
 
     def next_due_ms(self) -> int | None:
         """When the next wait or lease ends."""
         while self._due:
-            due_ms, position = self._due[0]
-            item = self._items.get(position)
-            if item is not None and item.state in {WAITING, LEASED} and item.due_ms == due_ms:
-                return due_ms
+            if self._due_item(*self._due[0]) is not None:
+                return self._due[0][0]
             heappop(self._due)
         return None
 
-    def ready(self) -> Iterator[Item]:
-        """Ready items in the order of delivery: those that come again first. What is not taken stays.
+    def _due_item(self, due_ms: int, position: int) -> Item | None:
+        """The item, if that is still when it is due."""
+        item = self._items.get(position)
+        return item if item is not None and item.due_ms == due_ms and _is_timed(item) else None
 
-        The caller changes the state of what it takes before it asks for the next one.
-        """
-        kept: list[int] = []
-        try:
-            while self._again:
-                position = heappop(self._again)
-                item = self._items.get(position)
-                if item is None or item.state != READY:
-                    self._queued.discard(position)
-                    continue
-                kept.append(position)
-                yield item
-                if item.state != READY:
-                    kept.pop()
-                    self._queued.discard(position)
-        finally:
-            for position in kept:
-                heappush(self._again, position)
-        yield from self._ready_fresh()
 
-    def _ready_fresh(self) -> Iterator[Item]:
-        passed: list[Item] = []
-        try:
-            while self._fresh:
-                item = self._fresh[0]
-                if item.state != READY or item.position not in self._items or item.position in self._queued:
-                    self._fresh.popleft()
-                    continue
-                yield item
-                if item.state == READY:
-                    passed.append(item)
-                self._fresh.popleft()
-        finally:
-            self._fresh.extendleft(reversed(passed))
-
-    def ready_count(self) -> int:
-        """Ready items, or a few more."""
-        return len(self._queued) + len(self._fresh)
+def _is_timed(item: Item) -> bool:
+    return item.state in {WAITING, LEASED}

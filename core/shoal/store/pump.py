@@ -27,7 +27,7 @@ ADVANCE = 100_000
 
 
 class Pump:
-    """Delivers a subscription while it has consumers. `resumed` as in Delivery: it was there before this node was."""
+    """Delivers a subscription while it has consumers. `resumed`: it was there before this node was."""
 
     def __init__(
         self,
@@ -50,7 +50,8 @@ class Pump:
         self._timer_ms: int | None = None
         self._over: ShoalError | None = None
         self._replayed_through = 0
-        self._begin(state, Delivery(state, context.term(), resumed=resumed, blocked=blocked))
+        suspects = context.memory.state.position if resumed else 0
+        self._begin(state, Delivery(state, context.term(), suspects_through=suspects, blocked=blocked))
 
     def _begin(self, state: SubscriptionState, delivery: Delivery) -> None:
         self.delivery = delivery
@@ -129,7 +130,7 @@ class Pump:
 
         What is ready may all be held for others: then it is read on past it.
         """
-        wanted = count - delivery.ready
+        wanted = count - delivery.ready(consumer)
         while True:
             if wanted > 0 and self._can_read(delivery):
                 source = self._source
@@ -300,9 +301,7 @@ class Pump:
     @property
     def idle(self) -> bool:
         """Whether nobody consumes, and nothing is known that is not stored."""
-        delivery = self.delivery
-        quiet = not delivery.consumers.count and not delivery.in_flight and not delivery.unreplicated
-        return quiet and self._settling.idle and not self._lock.locked()
+        return self.delivery.quiet and self._settling.idle and not self._lock.locked()
 
     # -- settling --------------------------------------------------------------------------------
 
@@ -363,7 +362,7 @@ class Pump:
         if state.life != self.delivery.life:
             self._restart(state)
         elif state.options != self.delivery.options:
-            self.delivery.options = state.options
+            self.delivery.change(state.options)
             self._wake()
         if change.replay:
             self._replayed_through = 0
@@ -373,12 +372,7 @@ class Pump:
     def _restart(self, state: SubscriptionState) -> None:
         self._settling.stop(NotFound("the subscription was reset meanwhile", subscription=self._name))
         self._source.close()
-        consumers = self.delivery.consumers
-        consumers.forget_leases()
-        delivered, redeliveries = self.delivery.delivered, self.delivery.redeliveries
-        self._begin(state, Delivery(state, self._context.term()))
-        self.delivery.consumers = consumers
-        self.delivery.delivered, self.delivery.redeliveries = delivered, redeliveries
+        self._begin(state, self.delivery.anew(state))
         self._wake()
 
     def unblock(self, stream_id: str) -> None:

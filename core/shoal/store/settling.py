@@ -8,7 +8,8 @@ from typing import Any
 
 from shoal.errors import NotFound, ShoalError
 from shoal.model.commands import Settle
-from shoal.model.delivery import Delivery, Settlement
+from shoal.model.delivery import Delivery
+from shoal.model.settlement import Settlement
 from shoal.store.context import StoreContext
 
 COMMAND_BYTES = 64

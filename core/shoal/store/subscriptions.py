@@ -34,7 +34,6 @@ from shoal.model.subscriptions import (
     holds,
     subscription_not_found,
 )
-from shoal.model.window import Item
 from shoal.store.checks import check_range
 from shoal.store.consumer import PullingConsumer
 from shoal.store.context import StoreContext
@@ -281,17 +280,15 @@ class LocalSubscriptions:
     async def ack_events(self, name: str, events: Sequence[tuple[str, int]]) -> int:
         """See shoal.store.api.Subscriptions."""
         _check_count(events, "events")
-        pump = await self._pump(name)
-        items: builtins.list[Item] = []
         for stream_id, version in events:
             check_stream_id(stream_id, self._context.limits)
             check_range("version", version, 0, MAX_VERSION)
-            item = pump.delivery.find(stream_id, version)
-            if item is None:
+        pump = await self._pump(name)
+        items = pump.delivery.find([(stream_id, version) for stream_id, version in events])
+        for stream_id, version in events:
+            if (stream_id, version) not in items:
                 await self._require_settled(pump, stream_id, version)
-            else:
-                items.append(item)
-        return await pump.ack_items(items)
+        return await pump.ack_items(list(items.values()))
 
     async def _require_settled(self, pump: Pump, stream_id: str, version: int) -> None:
         """An event that is not in the window may be settled already: nothing to do. Raises InvalidRequest."""
