@@ -205,10 +205,11 @@ def _reset(state: Clocked, known: SubscriptionState, command: ResetSubscription,
 def _settle(state: Clocked, known: SubscriptionState, command: Settle) -> Outcome:
     checkpoint = min(max(known.checkpoint, command.checkpoint), state.position)
     settled = {*known.settled, *command.settled}
-    done = tuple(sorted(position for position in settled if position > checkpoint))
+    unsettled = range(checkpoint + 1, state.position + 1)  # no event beyond the head is anything yet
+    done = tuple(sorted(position for position in settled if position in unsettled))
     failures = {**dict(known.attempts), **dict(command.attempts)}
     attempts = tuple(
-        sorted((at, count) for at, count in failures.items() if at > checkpoint and at not in settled)
+        sorted((at, count) for at, count in failures.items() if at in unsettled and at not in settled)
     )
     changed = msgspec.structs.replace(
         known, checkpoint=checkpoint, settled=done, attempts=attempts, advanced_us=state.epoch_us

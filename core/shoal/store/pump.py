@@ -328,6 +328,12 @@ class Pump:
         self.delivery.nack(leases, action, now_ms, head, delay_ms=delay_ms, reason=reason)
         return await self._settle()
 
+    def give_back(self, leases: Sequence[Lease]) -> None:
+        """These deliveries did not arrive: those that are still leased come again at once."""
+        self.delivery.return_leases(leases)
+        self._wake()
+        self._keep_time()
+
     async def ack_through(self, position: int) -> int:
         """Settle what was delivered up to a position."""
         self._check()
