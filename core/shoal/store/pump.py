@@ -227,6 +227,7 @@ class Pump:
 
     async def _wait(self, consumer: str, deadline_ms: int | None, *, listen: bool) -> bool:
         """Until something may have changed for the consumer; false when the time is over."""
+        self._check()
         delivery, source = self.delivery, self._source
         active = delivery.consumers.is_active(consumer, delivery.options)
         if listen and active and self._reads_on(delivery):
