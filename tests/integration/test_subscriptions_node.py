@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,6 +26,13 @@ async def append(node: Any, count: int = 1, stream: str = "s", **given: Any) -> 
 
 def rows_of(connection: Any, table: str) -> int:
     return connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+
+
+async def until(met: Callable[[], object]) -> None:
+    """Let others go on until they have come so far."""
+    async with asyncio.timeout(10):
+        while not met():  # noqa: ASYNC110 - a node has no event for it
+            await asyncio.sleep(0)
 
 
 def places(found: Any) -> list[int]:
@@ -106,7 +114,9 @@ async def test_a_lazy_ack_is_answered_at_once_and_stored_in_time_and_at_the_end(
     async with opened(small(tmp_path)) as node:
         await append(node, 3)
         subscriptions = node.store("main").subscriptions
-        await subscriptions.create("all", None, "sub", ack_durability="lazy", checkpoint_interval_ms=3_600_000)
+        await subscriptions.create(
+            "all", None, "sub", ack_durability="lazy", checkpoint_interval_ms=3_600_000
+        )
         found = await subscriptions.pull("sub")
         written = node.stats()["journal_bytes_total"]
         for event in found:
@@ -119,9 +129,7 @@ async def test_a_lazy_ack_is_answered_at_once_and_stored_in_time_and_at_the_end(
         await subscriptions.update("sub", checkpoint_interval_ms=10)
         await append(node, 1)
         await subscriptions.ack_leases("sub", leases(await subscriptions.pull("sub")))
-        async with asyncio.timeout(5):
-            while (await subscriptions.get("sub")).checkpoint < 4:
-                await asyncio.sleep(0)
+        await until(lambda: node._sequencer.stores["main"].subscriptions["sub"].checkpoint == 4)
 
 
 async def test_acks_of_one_turn_share_an_entry(node, subscriptions):
@@ -164,8 +172,7 @@ async def test_who_hears_more_than_it_may_keep_reads_the_rest(node, subscription
     monkeypatch.setattr(source_module, "HEARD_ROWS", 5)
     await subscriptions.create("all", None, "sub")
     waiting = asyncio.create_task(subscriptions.pull("sub", 100, LONG_MS))
-    while not subscriptions._exchange._count:
-        await asyncio.sleep(0)
+    await until(lambda: subscriptions._exchange._count)
     await append(node, 40)
     found = await waiting
     found += await subscriptions.pull("sub", 100)
@@ -214,8 +221,7 @@ async def test_who_waits_is_told_when_the_subscription_or_the_store_ends(tmp_pat
         await subscriptions.create("all", None, "one")
         await subscriptions.create("all", None, "two")
         waiting = [asyncio.create_task(subscriptions.pull(name, 1, LONG_MS)) for name in ("one", "two")]
-        while len(subscriptions._pumps) < 2:
-            await asyncio.sleep(0)
+        await until(lambda: len(subscriptions._pumps) == 2)
         await subscriptions.unsubscribe("one")
         with pytest.raises(NotFound):
             await waiting[0]
@@ -231,8 +237,7 @@ async def test_a_reset_while_a_consumer_waits_delivers_to_it_anew(node, subscrip
     found = await subscriptions.pull("sub")
     await subscriptions.ack_leases("sub", leases(found))
     waiting = asyncio.create_task(subscriptions.pull("sub", 10, LONG_MS))
-    while not subscriptions._exchange._count:
-        await asyncio.sleep(0)
+    await until(lambda: subscriptions._exchange._count)
     await subscriptions.reset("sub", "beginning")
     again = await waiting
     assert places(again) == [1, 2]
@@ -244,18 +249,18 @@ async def test_a_reset_while_a_consumer_waits_delivers_to_it_anew(node, subscrip
 async def test_a_pull_that_is_cancelled_holds_no_event(node, subscriptions):
     await subscriptions.create("all", None, "sub")
     waiting = asyncio.create_task(subscriptions.pull("sub", 10, LONG_MS))
-    while not subscriptions._exchange._count:
-        await asyncio.sleep(0)
-    appending = asyncio.create_task(append(node, 2))
-    while not waiting.done() and not subscriptions._pumps["sub"].delivery.in_flight:
-        if node.store("main").head:
-            waiting.cancel()
-        await asyncio.sleep(0)
-    await appending
-    if waiting.cancelled():
-        assert places(await subscriptions.pull("sub", 10, 0, "other")) == []
-        await subscriptions.leave("sub", "default")
-        assert places(await subscriptions.pull("sub", 10, LONG_MS, "other")) == [1, 2]
+    await until(lambda: subscriptions._exchange._count)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not subscriptions._exchange._count
+    await append(node, 2)
+    read = asyncio.create_task(subscriptions.pull("sub", 10))
+    await until(lambda: subscriptions._pumps["sub"].delivery.in_flight)
+    subscriptions._pumps["sub"].delivery.forget_rows()
+    await read
+    await subscriptions.leave("sub", "default")
+    assert places(await subscriptions.pull("sub", 10, 0, "other")) == [1, 2]
 
 
 # -- nothing stays behind ----------------------------------------------------------------------------
@@ -276,7 +281,7 @@ async def test_thousands_of_subscriptions_come_and_go_and_nothing_stays(node, su
         for start in numbers[::50]:
             await asyncio.gather(*(cycle(number) for number in range(start, start + 50)))
 
-    await cycles(range(0, 300))
+    await cycles(range(300))
     tasks = len(asyncio.all_tasks())
     gc.collect()
     tracemalloc.start()

@@ -300,7 +300,7 @@ class PullingConsumer:
 
         So no more is leased than is being worked on, and a slow handler makes for smaller batches. An event whose
         lease ran out before its turn is not handled; it comes again. After a failure later events of the stream go on,
-        unless the subscription is `ordered`: then those of this batch are retried too, behind the failed one.
+        unless the subscription is `ordered`: then they come again, behind the failed one.
         Ends only by an error of the store, or cancelled: then what is not acked comes again once the consumer is left.
         """
         self._begin_iterating()
@@ -335,8 +335,8 @@ class PullingConsumer:
             if self._pace.run_out(self._now_ms()):
                 return
             if event.stream_id in held:
-                await _if_leased(self.nack(event, reason="an earlier event of its stream failed"))
-            elif not await self._handle(handler, event) and self._options.ordered:
+                continue  # taken back by the store when the one before it failed
+            if not await self._handle(handler, event) and self._options.ordered:
                 held.add(event.stream_id)
 
     async def _handle(self, handler: Handler, event: Delivered) -> bool:
