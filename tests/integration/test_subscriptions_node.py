@@ -246,21 +246,25 @@ async def test_a_reset_while_a_consumer_waits_delivers_to_it_anew(node, subscrip
     assert await subscriptions.ack_leases("sub", leases(again)) == 2
 
 
-async def test_a_pull_that_is_cancelled_holds_no_event(node, subscriptions):
-    await subscriptions.create("all", None, "sub")
+async def test_a_pull_that_is_cancelled_holds_no_event(node, subscriptions, monkeypatch):
+    """While it waits for events, and while it reads the rows of what it has leased."""
+    await subscriptions.create("all", None, "sub", strategy="round_robin")
     waiting = asyncio.create_task(subscriptions.pull("sub", 10, LONG_MS))
     await until(lambda: subscriptions._exchange._count)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert not subscriptions._exchange._count
-    await append(node, 2)
-    read = asyncio.create_task(subscriptions.pull("sub", 10))
-    await until(lambda: subscriptions._pumps["sub"].delivery.in_flight)
-    subscriptions._pumps["sub"].delivery.forget_rows()
-    await read
-    await subscriptions.leave("sub", "default")
-    assert places(await subscriptions.pull("sub", 10, 0, "other")) == [1, 2]
+    await append(node, 1)
+    await subscriptions.nack("sub", leases(await subscriptions.pull("sub")), delay_ms=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(subscriptions._context, "read_applied", lambda *_: asyncio.Event().wait())
+        reading = asyncio.create_task(subscriptions.pull("sub"))
+        await until(lambda: subscriptions._pumps["sub"].delivery.in_flight)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+    assert places(await subscriptions.pull("sub", 10, 0, "other")) == [1]
 
 
 # -- nothing stays behind ----------------------------------------------------------------------------
