@@ -32,9 +32,16 @@ class ScriptedSubscriptions:
         self.calls: list[tuple[Any, ...]] = []
         self.now_ms = 1_000
         self.more = asyncio.Event()
+        self.endured: list[Any] = []
 
-    def consumer(self) -> PullingConsumer:
-        return PullingConsumer(self, self.create, "sub", "me", store_id="main", now_ms=lambda: self.now_ms)
+    def consumer(self, *, enduring: bool = False) -> PullingConsumer:
+        endure = self.endure if enduring else None
+        return PullingConsumer(
+            self, self.create, "sub", "me", store_id="main", now_ms=lambda: self.now_ms, endure=endure
+        )
+
+    async def endure(self, error: Exception | None) -> None:
+        self.endured.append(error)
 
     def subscribe(self, *args: Any, **given: Any) -> PullingConsumer:
         """The same consumer, whatever is asked for."""

@@ -131,6 +131,9 @@ class ScriptedSubscriptions:
         self._note("nack", name, leases, action, delay_ms, reason)
         return 7
 
+    async def give_back(self, name: str, leases: Sequence[str]) -> None:
+        self._note("give_back", name, leases)
+
     async def leave(self, name: str, consumer: str) -> None:
         self._note("leave", name, consumer)
 

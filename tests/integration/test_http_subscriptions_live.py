@@ -22,7 +22,7 @@ from shoal.http import auth, sse
 
 SSE = {"Accept": "text/event-stream"}
 ONE = "/v1/subscriptions/s"
-GIVEN_BACK = ("nack", "s", ["lease-1", "lease-2"], "retry", 0, "its consumer left before the answer")
+GIVEN_BACK = ("give_back", "s", ["lease-1", "lease-2"])
 WAITING = {"wait_ms": 60_000}
 
 
@@ -148,7 +148,7 @@ async def test_what_cannot_be_given_back_changes_no_answer(
     async def refuse(*_: object) -> int:
         raise LeaseExpired("too late")
 
-    monkeypatch.setattr(served.subscriptions, "nack", refuse)
+    monkeypatch.setattr(served.subscriptions, "give_back", refuse)
     served.subscriptions.events = [delivered(1, LARGE)]
     room = served.service.context.room
     with room.take(room.free):

@@ -396,3 +396,16 @@ async def test_waiting_too_long_ends_all_the_same(clients):
         with pytest.raises(ShoalError):
             await clients.connect(board).pull("sub", wait_ms=10_000)
         assert len(board.seen) == 1
+
+
+async def test_a_consumer_waits_for_a_board_that_is_away_and_says_so_once(clients):
+    told: list[ShoalError | None] = []
+    came = answer({"events": [EVENT | {"lease": "l-1", "attempt": 1}]})
+    script = [FOUND, hang_up, hang_up, problem(503, "shutting-down"), came, CHECKPOINT, answer(None, 204)]
+    async with ScriptedBoard(*script) as board:
+        subscriptions = clients.connect(board, retry=RetryPolicy(attempts=1), on_tail=told.append)
+        async with subscriptions.subscribe("all", None, "sub") as consumer:
+            await consumer.ack(await anext(consumer))
+        assert [path for _, path, _ in sent(board)][1:5] == ["/sub/pull"] * 4
+    assert [type(error) for error in told] == [Unreachable, type(None)]
+    assert clients.pauses.ms == [100, 200, 400]

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from scripted_consumer import ScriptedSubscriptions, batch, delivered
 
-from shoal.errors import LeaseExpired, NotFound, ShuttingDown, Timeout, TooBusy
+from shoal.errors import LeaseExpired, NotFound, ShuttingDown, Timeout, TooBusy, Unreachable
 from shoal.store.consumer import Pace, own_name
 from shoal.types import SubscriptionOptions
 
@@ -353,3 +353,40 @@ async def test_an_event_that_was_not_acked_is_not_acked_by_leaving():
     async with subscriptions.consumer() as consumer:
         await anext(consumer)
     assert subscriptions.asked("ack") == []
+
+
+# -- a store that may be away ------------------------------------------------------------------------
+
+
+async def test_errors_that_may_pass_are_waited_out_and_told_of():
+    away, busy, full = Unreachable("gone"), TooBusy("now"), ShuttingDown("restarting")
+    subscriptions = ScriptedSubscriptions(away, full, batch(1, 2))
+    subscriptions.ack_answers = [busy, Timeout("lost", outcome="unknown"), None]
+    subscriptions.nack_answers = [away, None]
+    async with subscriptions.consumer(enduring=True) as consumer:
+        first, second = await take(consumer, 2)
+        assert subscriptions.endured[:3] == [away, full, None]
+        await consumer.ack(first)
+        await consumer.flush()
+        assert subscriptions.asked("ack") == [["l1"]] * 3
+        await consumer.nack(second)
+        assert len(subscriptions.asked("nack")) == 2
+    assert [type(error) for error in subscriptions.endured[3:]] == [
+        TooBusy,
+        Timeout,
+        type(None),
+        Unreachable,
+        type(None),
+    ]
+
+
+async def test_other_errors_and_the_end_are_not_waited_out():
+    subscriptions = ScriptedSubscriptions(NotFound("deleted"), batch(1))
+    subscriptions.ack_answers = [Unreachable("gone"), None]
+    consumer = subscriptions.consumer(enduring=True)
+    with pytest.raises(Unreachable):
+        async with consumer:
+            with pytest.raises(NotFound):
+                await anext(consumer)
+            consumer._acks.add("l1")  # whoever leaves is not kept until the board is there again
+    assert subscriptions.asked("leave") == ["me"]

@@ -10,8 +10,8 @@ from urllib.parse import quote
 from shoal.client import wire
 from shoal.client.retry import Effect
 from shoal.client.selections import BOUNDLESS, whole
-from shoal.client.transport import Reply, Request, Transport
-from shoal.errors import InvalidRequest, NotFound
+from shoal.client.transport import Options, Reply, Request, Transport
+from shoal.errors import InvalidRequest, NotFound, ShoalError
 from shoal.model.names import check_stream_id
 from shoal.store.api import Consumer
 from shoal.store.consumer import PullingConsumer, own_name
@@ -25,6 +25,26 @@ from shoal.types import (
     SubscriptionStats,
     SubscriptionType,
 )
+
+
+class _Endurance:
+    """How a consumer waits for its board, as a tail does: pauses that grow, and `on_tail` told at both ends."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._failures = 0
+
+    async def endure(self, error: ShoalError | None) -> None:
+        """See shoal.store.consumer.Endure."""
+        if error is None:
+            if self._failures:
+                self._failures = 0
+                self._options.on_tail(None)
+            return
+        self._failures += 1
+        if self._failures == 1:
+            self._options.on_tail(error)
+        await self._options.sleep(self._options.retry.pause_ms(self._failures, self._options.random) / 1000)
 
 
 class RemoteSubscriptions:
@@ -51,6 +71,7 @@ class RemoteSubscriptions:
             own_name() if consumer is None else consumer,
             store_id=self._store_id,
             now_ms=self._transport.options.clock.monotonic_ms,
+            endure=_Endurance(self._transport.options).endure,
         )
 
     # -- definitions -----------------------------------------------------------------------------

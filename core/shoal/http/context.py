@@ -61,6 +61,9 @@ class ServedSubscriptions(Subscriptions, Protocol):
     async def change(self, name: str, fields: Mapping[str, Any]) -> Subscription:
         """As `update`, of options by name."""
 
+    async def give_back(self, name: str, leases: Sequence[str]) -> None:
+        """What was leased cannot reach its consumer: it comes again at once, and has not failed."""
+
     def push(self, name: str, consumer: str, prefetch: int | None) -> AsyncIterator[list[Delivered]]:
         """Leased events in batches, for ever; closing it says that the consumer is lost.
 

@@ -36,8 +36,6 @@ from shoal.types import MAX_VERSION, Delivered, Subscription, SubscriptionStats
 
 Handler = Callable[[Call, Q], Awaitable[web.StreamResponse]]
 
-_LEFT: Final = "its consumer left before the answer"
-
 
 class Push(msgspec.Struct, frozen=True, kw_only=True):
     """Who takes the events, and how many it has on its way at most."""
@@ -134,7 +132,7 @@ async def _hand_over(call: Call, events: list[Delivered]) -> web.StreamResponse:
             await response.send(call.request, call.context.room)
     except (ConnectionError, TooBusy):
         with suppress(ShoalError):  # then they come again when they expire
-            await _subscriptions(call).nack(call.subscription, leases, "retry", 0, _LEFT)
+            await _subscriptions(call).give_back(call.subscription, leases)
         raise
     return response
 

@@ -191,6 +191,13 @@ class Delivery(Standing):
         """The lease under which the item is delivered."""
         return Lease(self._term, self.life, item.position, item.attempt)
 
+    def return_leases(self, leases: Iterable[Lease]) -> None:
+        """As `give_back`, of those that are still held."""
+        for lease in leases:
+            item = self._window.get(lease.position)
+            if item is not None and lease == self.lease_of(item):
+                self.give_back((item,))
+
     def gone(self, items: Iterable[Item]) -> None:
         """The events of these leased items were deleted: nothing is left to deliver."""
         for item in items:

@@ -205,11 +205,12 @@ def _reset(state: Clocked, known: SubscriptionState, command: ResetSubscription,
 def _settle(state: Clocked, known: SubscriptionState, command: Settle) -> Outcome:
     checkpoint = min(max(known.checkpoint, command.checkpoint), state.position)
     settled = {*known.settled, *command.settled}
-    done = tuple(sorted(position for position in settled if position > checkpoint))
+    unsettled = range(checkpoint + 1, state.position + 1)  # no event beyond the head is anything yet
+    done = tuple(sorted(position for position in settled if position in unsettled))
     failures = {**dict(known.attempts), **dict(command.attempts)}
     attempts = tuple(
         sorted(
-            (at, count) for at, count in failures.items() if count and at > checkpoint and at not in settled
+            (at, count) for at, count in failures.items() if count and at in unsettled and at not in settled
         )
     )
     moved = checkpoint > known.checkpoint or done != known.settled

@@ -8,11 +8,12 @@ import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal, Self
+from functools import partial
+from typing import Literal, Self, TypeVar
 
 from shoal import telemetry
 from shoal.accel.hash import partition_hash
-from shoal.errors import LeaseExpired, NotFound, ShuttingDown
+from shoal.errors import LeaseExpired, NotFound, ShoalError, ShuttingDown
 from shoal.store.api import Subscriptions
 from shoal.types import Delivered, NackAction, Subscription, SubscriptionOptions
 
@@ -25,6 +26,9 @@ ACK_AFTER_MS = 100
 REASON_BYTES = 1_000
 
 Handler = Callable[[Delivered], Awaitable[None]]
+Endure = Callable[[ShoalError | None], Awaitable[None]]
+"""Told of an error that may pass, it pauses before the next try; told None, all is well again."""
+T = TypeVar("T")
 
 
 def own_name() -> str:
@@ -68,9 +72,8 @@ class Pace:
 class Acks:
     """Acks that wait to travel together. One that failed stays, since an ack may be repeated."""
 
-    def __init__(self, subscriptions: Subscriptions, name: str, now_ms: Callable[[], int]) -> None:
-        self._subscriptions = subscriptions
-        self._name = name
+    def __init__(self, send: Callable[[list[str]], Awaitable[object]], now_ms: Callable[[], int]) -> None:
+        self._settle = send
         self._now_ms = now_ms
         self._waiting: dict[str, None] = {}
         self._dead: list[str] = []
@@ -106,7 +109,7 @@ class Acks:
     async def _send(self, leases: list[str]) -> None:
         """Settle all, or forget those that are dead and leave the others to the next try."""
         try:
-            await self._subscriptions.ack_leases(self._name, leases)
+            await self._settle(leases)
         except LeaseExpired as error:
             named = set(error.facts.get("leases") or ())
             leases = [lease for lease in leases if lease in named] or leases
@@ -119,7 +122,8 @@ class PullingConsumer:
     """`shoal.store.api.Consumer`. One task iterates; any may ack.
 
     Errors of the store come through unchanged, and iterating can go on after them: what was leased and not handed out
-    stays, or comes again. Misuse (entering twice, iterating before or after, or from two tasks) is a RuntimeError.
+    stays, or comes again. With `endure` errors that may pass are waited out: a board that is away is waited for.
+    Misuse (entering twice, iterating before or after, or from two tasks) is a RuntimeError.
     """
 
     def __init__(
@@ -131,6 +135,7 @@ class PullingConsumer:
         *,
         store_id: str,
         now_ms: Callable[[], int],
+        endure: Endure | None = None,
     ) -> None:
         self.name = name
         self.consumer = consumer
@@ -140,7 +145,8 @@ class PullingConsumer:
         self._now_ms = now_ms
         self._options = SubscriptionOptions()
         self._pace = Pace(self._options)
-        self._acks = Acks(subscriptions, name, now_ms)
+        self._endure = endure
+        self._acks = Acks(self._ack_leases, now_ms)
         self._state: Literal["new", "entered", "left"] = "new"
         self._iterating = False
         self._buffer: deque[Delivered] = deque()
@@ -227,8 +233,25 @@ class PullingConsumer:
         self._acks.idle()
 
     async def _pull(self) -> tuple[list[Delivered], int]:
-        events = await self._subscriptions.pull(self.name, self._pace.count, WAIT_MS, self.consumer)
-        return events, self._now_ms()
+        pull = partial(self._subscriptions.pull, self.name, self._pace.count, WAIT_MS, self.consumer)
+        return await self._through(pull), self._now_ms()
+
+    async def _through(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a call that may be repeated, again and again while errors may pass; at the end once."""
+        while True:
+            try:
+                result = await call()
+            except ShoalError as error:
+                if self._endure is None or not error.retryable or self._state == "left":
+                    raise
+                await self._endure(error)
+            else:
+                if self._endure is not None:
+                    await self._endure(None)
+                return result
+
+    async def _ack_leases(self, leases: list[str]) -> int:
+        return await self._through(partial(self._subscriptions.ack_leases, self.name, leases))
 
     # -- settling --------------------------------------------------------------------------------
 
@@ -256,7 +279,9 @@ class PullingConsumer:
             await self.flush()
         except LeaseExpired as error:
             expired = error
-        await self._subscriptions.nack(self.name, [event.lease], action, delay_ms, reason)
+        await self._through(
+            partial(self._subscriptions.nack, self.name, [event.lease], action, delay_ms, reason)
+        )
         if expired is not None:
             raise expired
 
@@ -275,7 +300,7 @@ class PullingConsumer:
 
         So no more is leased than is being worked on, and a slow handler makes for smaller batches. An event whose
         lease ran out before its turn is not handled; it comes again. After a failure later events of the stream go on,
-        unless the subscription is `ordered`: then those of this batch are retried too, behind the failed one.
+        unless the subscription is `ordered`: then they come again, behind the failed one.
         Ends only by an error of the store, or cancelled: then what is not acked comes again once the consumer is left.
         """
         self._begin_iterating()
@@ -310,8 +335,8 @@ class PullingConsumer:
             if self._pace.run_out(self._now_ms()):
                 return
             if event.stream_id in held:
-                await _if_leased(self.nack(event, reason="an earlier event of its stream failed"))
-            elif not await self._handle(handler, event) and self._options.ordered:
+                continue  # taken back by the store when the one before it failed
+            if not await self._handle(handler, event) and self._options.ordered:
                 held.add(event.stream_id)
 
     async def _handle(self, handler: Handler, event: Delivered) -> bool:

@@ -228,6 +228,7 @@ class Pump:
 
     async def _wait(self, consumer: str, deadline_ms: int | None, *, listen: bool) -> bool:
         """Until something may have changed for the consumer; false when the time is over."""
+        self._check()
         delivery, source = self.delivery, self._source
         active = delivery.consumers.is_active(consumer, delivery.options)
         if listen and active and self._reads_on(delivery):
@@ -326,6 +327,12 @@ class Pump:
         head = self._context.memory.state.position
         self.delivery.nack(leases, action, now_ms, head, delay_ms=delay_ms, reason=reason)
         return await self._settle()
+
+    def give_back(self, leases: Sequence[Lease]) -> None:
+        """These deliveries did not arrive: those that are still leased come again at once."""
+        self.delivery.return_leases(leases)
+        self._wake()
+        self._keep_time()
 
     async def ack_through(self, position: int) -> int:
         """Settle what was delivered up to a position."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +11,15 @@ from typing import Any
 import msgspec
 
 from shoal import telemetry
-from shoal.errors import InvalidRequest, NotFound, ShoalError, ShuttingDown, StreamNotFound, StreamTombstoned
+from shoal.errors import (
+    InvalidRequest,
+    LeaseExpired,
+    NotFound,
+    ShoalError,
+    ShuttingDown,
+    StreamNotFound,
+    StreamTombstoned,
+)
 from shoal.model.commands import (
     ChangeSubscription,
     CreateSubscription,
@@ -35,7 +42,7 @@ from shoal.model.subscriptions import (
     subscription_not_found,
 )
 from shoal.store.checks import check_range
-from shoal.store.consumer import PullingConsumer
+from shoal.store.consumer import PullingConsumer, own_name
 from shoal.store.context import StoreContext
 from shoal.store.exchange import Exchange
 from shoal.store.pump import REPLAY_ROWS, Pump
@@ -119,7 +126,7 @@ class LocalSubscriptions:
             self,
             create,
             name,
-            consumer or f"embedded-{secrets.token_hex(4)}",
+            own_name() if consumer is None else consumer,
             now_ms=self._context.now_ms,
             store_id=self._context.name,
         )
@@ -291,16 +298,13 @@ class LocalSubscriptions:
         return await pump.ack_items(list(items.values()))
 
     async def _require_settled(self, pump: Pump, stream_id: str, version: int) -> None:
-        """An event that is not in the window may be settled already: nothing to do. Raises InvalidRequest."""
+        """An event that is not in the window may be settled already: then nothing is to do. Raises LeaseExpired."""
         try:
             event = await self._streams.read_event(stream_id, version)
-        except (NotFound, StreamNotFound, StreamTombstoned):
-            event = None
-        if event is None or not pump.delivery.is_settled(event.position):
-            raise InvalidRequest(
-                f"event {version} of {stream_id!r} has not been delivered by this subscription",
-                pointer="events",
-            )
+        except (NotFound, StreamNotFound, StreamTombstoned) as error:
+            raise InvalidRequest(f"stream {stream_id!r} has no event {version}", pointer="events") from error
+        if not pump.delivery.is_settled(event.position):
+            raise LeaseExpired(f"event {version} of {stream_id!r} is not delivered now; nothing was settled")
 
     async def nack(
         self,
@@ -321,6 +325,10 @@ class LocalSubscriptions:
         return await (await self._pump(name)).nack(
             [read_lease(token) for token in leases], action, delay_ms, reason
         )
+
+    async def give_back(self, name: str, leases: Sequence[str]) -> None:
+        """What was leased cannot reach its consumer: it comes again at once, and has not failed."""
+        (await self._pump(name)).give_back([read_lease(token) for token in leases])
 
     async def leave(self, name: str, consumer: str) -> None:
         """See shoal.store.api.Subscriptions."""
