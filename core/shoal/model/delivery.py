@@ -57,9 +57,9 @@ class Delivery(Standing):
         self._with_rows: list[Item] = []
         self._highest = 0
 
-    def anew(self, state: SubscriptionState) -> Delivery:
+    def anew(self, state: SubscriptionState, blocked: Mapping[str, int] | None = None) -> Delivery:
         """The delivery of the next life, to the same consumers."""
-        new = Delivery(state, self._term, consumers=self.consumers.renewed())
+        new = Delivery(state, self._term, blocked=blocked, consumers=self.consumers.renewed())
         new.delivered, new.redeliveries = self.delivered, self.redeliveries
         return new
 
@@ -289,10 +289,14 @@ class Delivery(Standing):
 
     def ack_items(self, items: Sequence[Item]) -> None:
         """Settle delivered events, whoever has them, all or none. Raises LeaseExpired."""
-        if not all(item.taken for item in items):
-            raise LeaseExpired("an event of the call has not been delivered")
+        if not all(item.taken and self._is_here(item) for item in items):
+            raise LeaseExpired("an event of the call is not delivered now; nothing was settled")
         for item in items:
             self._settle(item)
+
+    def _is_here(self, item: Item) -> bool:
+        """Whether it was found in this life, and is in the window still or settled since."""
+        return self._window.get(item.position) is item or item.state == SETTLING
 
     def _leased(self, leases: Sequence[Lease], head: int) -> tuple[list[Item], set[int]]:
         """The items to settle, and positions of an earlier leader's leases whose events are not here yet.
