@@ -119,6 +119,11 @@ class Bench:
         self.delivery.confirm()
         return settlement
 
+    def settle_here(self) -> None:
+        """As `settle`, of the delivery alone: what it costs."""
+        self.delivery.take_settlement()
+        self.delivery.confirm()
+
     def load_replays(self) -> None:
         self.delivery.replays_wanted = False
         self.delivery.offer_parked(self.replica.replaying())

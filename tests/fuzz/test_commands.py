@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+from typing import get_args
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal.errors import InvalidRequest
 from shoal.model.commands import (
     Append,
+    ChangeSubscription,
     CodecError,
     CreateStore,
+    CreateSubscription,
+    Definition,
     DeleteSnapshots,
     DeleteStream,
+    DeleteSubscription,
     DropStore,
+    Parked,
     Proposal,
     ProposedEvent,
+    ReplayParked,
+    ResetSubscription,
     SaveSnapshot,
+    Settle,
     Write,
     decode,
     encode,
 )
-from shoal.types import Condition, Query, QueryItem
+from shoal.model.lease import Lease, read_lease
+from shoal.types import Condition, Query, QueryItem, SubscriptionOptions, SubscriptionType
 
 texts = st.text(max_size=12)
 optional = st.none() | texts
@@ -40,7 +52,37 @@ events = st.builds(
 )
 names = st.lists(texts, max_size=3).map(tuple)
 queries = st.builds(Query, st.lists(st.builds(QueryItem, names, names), max_size=3).map(tuple))
-commands = st.one_of(
+kinds = st.sampled_from(get_args(SubscriptionType))
+beginnings = st.sampled_from(["beginning", "end"]) | u53
+positions = st.lists(u53, max_size=3)
+options = st.builds(
+    SubscriptionOptions,
+    ack_timeout_ms=u53,
+    backoff_ms=st.lists(u53, max_size=3).map(tuple),
+    strategy=st.sampled_from(["single", "round_robin", "by_stream"]),
+    ordered=st.booleans(),
+    retention_hold_max_ms=st.none() | u53,
+)
+parked = st.builds(Parked, u53, texts, texts, u53, st.booleans())
+pairs = st.lists(st.tuples(u53, u53), max_size=3)
+on_subscriptions = st.one_of(
+    st.builds(
+        CreateSubscription,
+        *(
+            texts,
+            texts,
+            st.builds(Definition, kinds, blobs, beginnings),
+            options,
+            st.lists(texts, max_size=2),
+        ),
+    ),
+    st.builds(ChangeSubscription, texts, texts, options),
+    st.builds(DeleteSubscription, texts, texts, st.none() | kinds),
+    st.builds(Settle, texts, texts, u53, u53, positions, st.lists(parked, max_size=3), positions, pairs),
+    st.builds(ReplayParked, texts, texts, u53, positions),
+    st.builds(ResetSubscription, texts, texts, beginnings),
+)
+commands = on_subscriptions | st.one_of(
     st.builds(
         Append,
         texts,
@@ -54,6 +96,12 @@ commands = st.one_of(
     st.builds(DropStore, texts),
 )
 proposals = st.builds(Proposal, u53, u53, st.lists(commands, max_size=4))
+about_subscriptions = st.builds(Proposal, u53, u53, st.lists(on_subscriptions, min_size=1, max_size=2))
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | texts | blobs | st.floats(),
+    lambda inner: st.lists(inner, max_size=9) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=12,
+)
 
 
 @given(proposals)
@@ -74,6 +122,32 @@ def test_a_changed_byte_decodes_or_is_refused(proposal, at, change):
     data[at % len(data)] ^= change
     with contextlib.suppress(CodecError):
         assert isinstance(decode(bytes(data)), Proposal)
+
+
+@given(about_subscriptions, st.integers(0, 10**6), st.integers(1, 255))
+def test_a_changed_byte_of_a_subscriptions_command_decodes_or_is_refused(proposal, at, change):
+    data = bytearray(encode(proposal))
+    data[at % len(data)] ^= change
+    with contextlib.suppress(CodecError):
+        assert isinstance(decode(bytes(data)), Proposal)
+
+
+@given(st.integers(7, 12), st.lists(plain, max_size=9))
+def test_fields_of_any_kind_decode_or_are_refused(tag, fields):
+    data = b"\1" + msgspec.msgpack.encode([1, 1, [[tag, *fields]]])
+    with contextlib.suppress(CodecError):
+        assert isinstance(decode(data), Proposal)
+
+
+@given(st.builds(Lease, u53, u53, u53, u53))
+def test_a_lease_comes_back(lease):
+    assert read_lease(lease.token) == lease
+
+
+@given(st.text() | st.text("0123456789abcdef-\n", max_size=70) | plain)
+def test_any_value_is_a_lease_or_refused(value):
+    with contextlib.suppress(InvalidRequest):
+        assert isinstance(read_lease(value), Lease)
 
 
 def test_nesting_without_end_is_refused():
