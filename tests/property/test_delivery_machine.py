@@ -200,7 +200,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             return "expired"
         if event is None:
             settled = (
-                lease.position <= self.replica_checkpoint_here()
+                lease.position <= self.delivery.checkpoint
                 or lease.position in self.settled_here()
                 or lease.position in self.early
             )
@@ -210,9 +210,6 @@ class DeliveryMachine(RuleBasedStateMachine):
         if event.lease == lease or (lease.term < self.term and not event.taken):
             return "held"
         return "expired"
-
-    def replica_checkpoint_here(self) -> int:
-        return self.delivery.checkpoint
 
     def settled_here(self) -> set[int]:
         """Positions that are not in the window and were taken in: settled for good."""
@@ -465,7 +462,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         assert self.delivery.in_flight == self.delivery.waiting == 0
 
 
-MOST = settings(settings.default, max_examples=40, stateful_step_count=50)
+MOST = settings(settings.default, max_examples=80, stateful_step_count=50)
 
 
 class ByStream(DeliveryMachine):

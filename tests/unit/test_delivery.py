@@ -321,12 +321,36 @@ def test_ack_through_settles_what_was_delivered_up_to_there() -> None:
 
 
 def test_ack_through_leaves_what_was_not_delivered() -> None:
-    bench = Bench("aba", "one", "two", strategy="by_stream")
+    bench = Bench("aab", "one", "two", strategy="by_stream")
     bench.lease("one", 1)
-    assert bench.lease("two", 1) == [2]
-    bench.delivery.ack_through(2)
-    assert bench.settle().checkpoint == 2
-    assert bench.lease("one") == [3]
+    assert bench.lease("two", 1) == [3]
+    bench.delivery.ack_through(3)
+    assert bench.settle().checkpoint == 1
+    assert bench.lease("one") == [2]
+
+
+def test_a_replay_is_not_what_was_delivered_up_to() -> None:
+    bench = Bench("aa")
+    bench.lease(count=1)
+    bench.nack(1, action="park")
+    bench.settle()
+    bench.restart()
+    bench.replay()
+    assert bench.lease(count=1) == [1]
+    with pytest.raises(InvalidRequest):
+        bench.delivery.ack_through(2)
+    bench.delivery.ack_through(1)
+    assert bench.delivery.in_flight == 1
+
+
+def test_redeliveries_count_what_an_earlier_leader_delivered() -> None:
+    bench = Bench("a")
+    bench.lease()
+    bench.nack(1, delay_ms=0)
+    bench.settle()
+    bench.restart()
+    bench.lease()
+    assert bench.delivery.redeliveries == 1
 
 
 def test_events_are_found_and_settled_by_stream_and_version() -> None:

@@ -152,6 +152,20 @@ def test_a_suspect_that_has_failed_travels_alone() -> None:
     assert bench.lease() == [3]
 
 
+def test_nothing_follows_a_suspect_that_travels_alone() -> None:
+    bench = Bench("aa")
+    bench.lease(count=1)
+    bench.restart()
+    bench.lease(count=1)
+    bench.settle()
+    bench.restart()
+    bench.append("a")
+    assert bench.lease() == [1]
+    assert bench.lease() == []
+    bench.ack(1)
+    assert bench.lease() == [2, 3]
+
+
 def test_a_suspect_that_has_failed_waits_for_those_on_their_way() -> None:
     bench = Bench("aa")
     bench.lease()
@@ -220,6 +234,16 @@ def test_a_replay_that_ends_the_node_stays_parked() -> None:
     bench.delivery.leave("c", bench.now_ms, lost=False)
     bench.settle()
     assert bench.replica.parked[2][1:3] == (1, True)
+
+
+def test_a_replay_asked_for_since_is_no_suspect() -> None:
+    bench = Bench("a")
+    bench.lease()
+    bench.nack(1, action="park")
+    bench.settle()
+    bench.restart()
+    bench.replay()
+    assert not bench.delivery.must_record(bench.delivery.lease("c", 1, 0))
 
 
 def test_events_that_came_later_are_no_suspects() -> None:

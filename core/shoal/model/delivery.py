@@ -117,8 +117,6 @@ class Delivery(Standing):
                 self._add(item)
             elif known.state == SETTLING:
                 self._missed_replays = True
-            else:
-                known.stored = True  # it comes again anyhow
 
     def replay(self) -> None:
         """A replay was asked for: also streams that stopped at a parked event go on."""
