@@ -66,7 +66,7 @@ class Leader:
             if event.pause_ms > now_ms or not self._may_have(consumer, event):
                 continue
             before = [each for each in self.stream(event.stream_id) if each.position < event.position]
-            blocked = any(not each.done and not each.lease and each not in found for each in before)
+            blocked = any(not each.done and each not in found for each in before)
             if not (self.options.ordered and blocked):
                 found.append(event)
         return [each for each in found if each.again] + [each for each in found if not each.again]

@@ -131,8 +131,13 @@ class Simulation:
             lambda: self._subscriptions.pull(NAME, count, 0, consumer), repeatable=False
         )
         self.trace.append(f"pull {consumer} {[(e.position, e.attempt) for e in got or []]}")
+        done = self.answered | self.parked
         for event in got or []:
             assert event.position in self.expected, f"{event.position} does not match"
+            if self.options["ordered"]:
+                before = {at for at, of in self.expected.items() if of == event.stream_id and at < event.position}
+                assert before <= done, f"{event.position} came before {sorted(before - done)}"
+                done.add(event.position)
             self.had[event.position] += 1
             self.hands[consumer].append(event)
 
@@ -235,6 +240,8 @@ class Simulation:
                 await self._subscriptions.ack_leases(NAME, [event.lease for event in got])
             elif await self._is_done():
                 break
+            else:  # a lazy one would wait for its time
+                await self._subscriptions._pumps[NAME]._settling.flush()
         else:
             raise AssertionError(f"it does not come to an end: {await self._subscriptions.stats(NAME)}")
         missing = [at for at in self.expected if not self.had[at] and at not in self.answered]

@@ -108,6 +108,31 @@ def test_an_ordered_stream_waits_for_the_one_that_failed() -> None:
     assert bench.lease() == [1, 2, 4]
 
 
+def test_an_ordered_stream_goes_on_only_when_its_last_batch_is_settled() -> None:
+    """Whether a batch has arrived nobody knows: what comes after it must not overtake it."""
+    bench = Bench("aaba", ordered=True)
+    assert bench.lease(count=2) == [1, 2]
+    assert bench.lease() == [3]
+    bench.ack(1)
+    assert bench.lease() == []
+    bench.ack(2)
+    assert bench.lease() == [4]
+
+
+def test_an_ordered_stream_waits_for_one_that_was_passed_over_by_its_acks() -> None:
+    bench = Bench("aaaa", ordered=True)
+    assert bench.lease(count=3) == [1, 2, 3]
+    bench.ack(3)
+    assert bench.lease() == []
+    bench.ack(1)
+    assert bench.lease() == []
+    bench.settle()
+    assert bench.lease() == []
+    bench.ack(2)
+    bench.settle()
+    assert bench.lease() == [4]
+
+
 def test_what_was_taken_back_has_not_failed() -> None:
     bench = Bench("aa", ordered=True, max_retries=0)
     bench.lease()

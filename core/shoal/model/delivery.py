@@ -5,8 +5,9 @@ one command. `confirm` says that it was decided, `revert` that it was not, or th
 
 An event is leased to one consumer until `ack_timeout_ms` has passed. One that failed (nack, lease run out, its
 consumer lost while it was the first of its leases) comes again, and is parked after `max_retries` more failures.
-With `ordered` an event of a stream is delivered only after the one before it was, a failure takes back what its
-consumer holds of the stream behind it, and behind a parked event the rest of its stream is parked too.
+With `ordered` an event of a stream is delivered only when those before it are settled, or with them in one batch; a
+failure takes back what its consumer holds of the stream behind it, and behind a parked event the rest of its stream
+is parked too.
 """
 
 from __future__ import annotations
@@ -140,6 +141,7 @@ class Delivery(Standing):
             return []
         count = min(count, self.options.max_in_flight - self.in_flight, self._share(consumer))
         taken: list[Item] = []
+        self._turns.begin_call()
         while len(taken) < count:
             item = self._turns.first(consumer)
             if item is None:

@@ -66,6 +66,7 @@ class Turns:
         self._lanes: dict[str, _Lane] = {}
         self._queues: dict[str, list[Place]] = {}
         self._ready: dict[str, int] = {}
+        self._call = 0
 
     @classmethod
     def of(cls, options: SubscriptionOptions, window: Window, held: set[int]) -> Turns:
@@ -89,13 +90,24 @@ class Turns:
             return 0, 0 if lane is None else lane.ready
         return self._ready.get(consumer, 0), self._ready.get(ANYBODY, 0)
 
+    def begin_call(self) -> None:
+        """Another call takes items. Nobody knows whether what the last one took has arrived."""
+        self._call += 1
+
     def first(self, consumer: str) -> Item | None:
         """What the consumer gets next."""
         if not self._by_stream:
             lane = self._lanes.get(ANYBODY)
             return None if lane is None else lane.first()
-        places = [place for place in (self._head(consumer), self._head(ANYBODY)) if place is not None]
-        return self._lanes[min(places)[2]].first() if places else None
+        while True:
+            places = [place for place in (self._head(consumer), self._head(ANYBODY)) if place is not None]
+            if not places:
+                return None
+            lane = self._lanes[min(places)[2]]
+            item = lane.first()
+            if item is None or not self._ordered or self._follows(item):
+                return item
+            self._place(lane, None, None)  # until those before it are settled, or come again
 
     # -- how items change ------------------------------------------------------------------------
 
@@ -133,6 +145,7 @@ class Turns:
         """A ready item is leased now, and its consumer holds its stream."""
         lane = self._lane(item)
         self._count(lane, -1)
+        item.call = self._call
         if self._by_stream:
             lane.holders[item.consumer] = lane.holders.get(item.consumer, 0) + 1
             self._settle_place(item, lane)
@@ -182,7 +195,7 @@ class Turns:
         if not self._by_stream:
             return
         first = lane.first()
-        if first is None or (self._ordered and not _is_next(first)):
+        if first is None or (self._ordered and not self._is_next(first)):
             self._place(lane, None, None)
         else:
             self._place(lane, lane.owner(), (0 if first.queued else 1, first.position, item.stream_id))
@@ -228,8 +241,17 @@ class Turns:
         lane = self._lanes.get(place[2])
         return lane is not None and lane.home == home and lane.place == place
 
+    def _is_next(self, item: Item) -> bool:
+        """Whether the one before it in its stream lets it pass; those before that one may not."""
+        before = item.before
+        return before is None or before.state == SETTLING or self._goes_along(before)
 
-def _is_next(item: Item) -> bool:
-    """Whether everything before it in its stream is settled, or with the consumer that holds the stream."""
-    before = item.before
-    return before is None or before.state in {SETTLING, LEASED}
+    def _follows(self, item: Item) -> bool:
+        """Whether everything before it in its stream is settled, or goes to the same consumer in this very call."""
+        before = item.before
+        while before is not None and before.state == SETTLING:
+            before = before.before
+        return before is None or self._goes_along(before)
+
+    def _goes_along(self, item: Item) -> bool:
+        return item.state == LEASED and item.call == self._call

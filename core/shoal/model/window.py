@@ -31,13 +31,15 @@ class Item:
     `failures` are those that count towards parking, `attempt` numbers its deliveries, `taken` says that there was one
     from this window. `replay` marks a parked event that is delivered again, `stored` one that may be among the parked
     events all the same, `suspect` one that may have been in flight when the node ended. `queued` says that it stands
-    among what comes again. `before` and `after` are its neighbours of the same stream, where order is kept.
+    among what comes again, `call` in which call it was leased last. `before` and `after` are its neighbours of the same
+    stream, where order is kept.
     """
 
     __slots__ = (
         "after",
         "attempt",
         "before",
+        "call",
         "consumer",
         "due_ms",
         "failures",
@@ -68,6 +70,7 @@ class Item:
         self.stored = False
         self.suspect = False
         self.queued = False
+        self.call = 0
         self.before: Item | None = None
         self.after: Item | None = None
 
