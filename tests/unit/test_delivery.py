@@ -194,6 +194,15 @@ def test_an_event_is_parked_when_its_retries_are_used_up() -> None:
     assert bench.lease() == [2]
 
 
+def test_failures_of_what_is_settled_since_are_not_replicated() -> None:
+    bench = Bench("aa")
+    bench.lease()
+    bench.nack(2, delay_ms=0)
+    bench.lease()
+    bench.ack(2)
+    assert bench.settle().attempts == []
+
+
 def test_failures_count_across_restarts() -> None:
     bench = Bench("a", max_retries=1)
     bench.lease()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from delivery_kit import Bench
 
 from shoal.model.standing import AHEAD_ITEMS
+from shoal.types import SubscriptionOptions
 
 
 def by_stream(streams: str, **options: object) -> Bench:
@@ -38,6 +40,19 @@ def test_a_stream_passes_on_when_its_consumer_leaves() -> None:
     bench.lease("one", 2)
     bench.delivery.leave("one", bench.now_ms, lost=False)
     assert bench.lease("two") == [1, 2]
+
+
+@pytest.mark.parametrize("strategy", ["by_stream", "round_robin"])
+def test_what_comes_again_comes_before_other_streams_earlier_events(strategy: Any) -> None:
+    bench = by_stream("aab")
+    bench.lease("one", 1)
+    assert bench.lease("two") == [3]
+    bench.nack(3, delay_ms=0)
+    bench.ack(1)
+    bench.settle()
+    bench.delivery.change(SubscriptionOptions(strategy=strategy))
+    assert bench.lease("two", 1) == [3]
+    assert bench.lease("two", 1) == [2]
 
 
 def test_a_silent_consumers_stream_stays_until_its_leases_run_out() -> None:
