@@ -353,3 +353,30 @@ def test_room_counts_replays() -> None:
     bench = parked("a", 1, max_in_flight=1)
     bench.replay()
     assert bench.delivery.room() == AHEAD_ITEMS
+
+
+def test_a_replay_behind_the_checkpoint_to_be_does_not_hold_it() -> None:
+    bench = parked("aaa", 2)
+    bench.replay()
+    bench.lease()
+    bench.ack(1, 3)
+    assert bench.settle().checkpoint == 3
+
+
+def test_replays_keep_the_order_of_their_stream_however_they_are_taken_in() -> None:
+    bench = parked("aa", 1, ordered=True)
+    bench.delivery.offer_parked([(2, "a", 0)])
+    bench.delivery.offer_parked([(1, "a", 1)])
+    assert bench.lease() == [1, 2]
+    bench.nack(1, delay_ms=100)
+    assert bench.lease() == []
+
+
+def test_a_pause_outlasts_the_lease_it_follows() -> None:
+    bench = Bench("a", ack_timeout_ms=100)
+    bench.lease()
+    bench.nack(1, delay_ms=1_000)
+    bench.later(999)
+    assert bench.lease() == []
+    bench.later(1)
+    assert bench.lease() == [1]
