@@ -322,11 +322,50 @@ def test_what_comes_while_a_whole_stream_is_replayed_joins_it() -> None:
     assert bench.delivery.replays_wanted
     bench.load_replays()
     bench.ack(1)
-    assert bench.lease() == [2]
-    bench.ack(2)
+    bench.append("a")
+    bench.settle()
+    assert bench.replica.parked[3][2]
+    bench.load_replays()
+    assert bench.lease() == [2, 3]
+    bench.ack(2, 3)
     bench.settle()
     bench.append("a")
-    assert bench.lease() == [3]
+    assert bench.lease() == [4]
+
+
+def test_what_did_not_join_a_replay_after_all_can_be_replayed_itself() -> None:
+    bench = parked("a", 1, ordered=True)
+    bench.replay()
+    bench.append("a")
+    bench.delivery.take_settlement()
+    bench.delivery.revert(bench.now_ms)
+    assert bench.lease() == [1, 2]
+    bench.ack(1)
+    bench.nack(2, action="park")
+    bench.settle()
+    bench.replay()
+    bench.append("a")
+    bench.settle()
+    assert bench.replica.parked[3][2]
+
+
+def test_replays_go_on_when_it_was_not_decided_that_they_stop() -> None:
+    bench = parked("aa", 1, ordered=True, max_retries=0)
+    bench.replica.replay()
+    bench.delivery.offer_parked(bench.replica.replaying()[:1])
+    bench.lease()
+    bench.nack(1)
+    bench.delivery.take_settlement()
+    bench.delivery.revert(bench.now_ms)
+    bench.delivery.offer_parked(bench.replica.replaying()[1:])
+    assert bench.lease() == [1, 2]
+
+
+def test_a_stream_deleted_with_what_it_had_parked_is_not_blocked() -> None:
+    bench = parked("a", 1, ordered=True)
+    bench.delivery.unblock("a")
+    bench.append("a")
+    assert bench.lease() == [2]
 
 
 def test_what_comes_while_a_part_of_a_stream_is_replayed_is_parked() -> None:
