@@ -462,7 +462,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         assert self.delivery.in_flight == self.delivery.waiting == 0
 
 
-MOST = settings(settings.default, max_examples=80, stateful_step_count=50)
+MOST = settings(settings.default, max_examples=60, stateful_step_count=50)
 
 
 class ByStream(DeliveryMachine):

@@ -194,6 +194,15 @@ def test_an_event_is_parked_when_its_retries_are_used_up() -> None:
     assert bench.lease() == [2]
 
 
+def test_failures_of_what_is_settled_since_are_not_replicated() -> None:
+    bench = Bench("aa")
+    bench.lease()
+    bench.nack(2, delay_ms=0)
+    bench.lease()
+    bench.ack(2)
+    assert bench.settle().attempts == []
+
+
 def test_failures_count_across_restarts() -> None:
     bench = Bench("a", max_retries=1)
     bench.lease()
@@ -331,16 +340,18 @@ def test_ack_through_leaves_what_was_not_delivered() -> None:
 
 def test_a_replay_is_not_what_was_delivered_up_to() -> None:
     bench = Bench("aa")
-    bench.lease(count=1)
-    bench.nack(1, action="park")
+    bench.lease()
+    bench.nack(2, action="park")
     bench.settle()
     bench.restart()
     bench.replay()
-    assert bench.lease(count=1) == [1]
+    assert bench.lease(count=1) == [2]
     with pytest.raises(InvalidRequest):
         bench.delivery.ack_through(2)
+    bench.ack(2)
+    assert bench.lease() == [1]
     bench.delivery.ack_through(1)
-    assert bench.delivery.in_flight == 1
+    assert bench.settle().checkpoint == 2
 
 
 def test_redeliveries_count_what_an_earlier_leader_delivered() -> None:

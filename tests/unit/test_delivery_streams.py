@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from delivery_kit import Bench
 
 from shoal.model.standing import AHEAD_ITEMS
+from shoal.types import SubscriptionOptions
 
 
 def by_stream(streams: str, **options: object) -> Bench:
@@ -38,6 +40,19 @@ def test_a_stream_passes_on_when_its_consumer_leaves() -> None:
     bench.lease("one", 2)
     bench.delivery.leave("one", bench.now_ms, lost=False)
     assert bench.lease("two") == [1, 2]
+
+
+@pytest.mark.parametrize("strategy", ["by_stream", "round_robin"])
+def test_what_comes_again_comes_before_other_streams_earlier_events(strategy: Any) -> None:
+    bench = by_stream("aab")
+    bench.lease("one", 1)
+    assert bench.lease("two") == [3]
+    bench.nack(3, delay_ms=0)
+    bench.ack(1)
+    bench.settle()
+    bench.delivery.change(SubscriptionOptions(strategy=strategy))
+    assert bench.lease("two", 1) == [3]
+    assert bench.lease("two", 1) == [2]
 
 
 def test_a_silent_consumers_stream_stays_until_its_leases_run_out() -> None:
@@ -332,11 +347,50 @@ def test_what_comes_while_a_whole_stream_is_replayed_joins_it() -> None:
     assert bench.delivery.replays_wanted
     bench.load_replays()
     bench.ack(1)
-    assert bench.lease() == [2]
-    bench.ack(2)
+    bench.append("a")
+    bench.settle()
+    assert bench.replica.parked[3][2]
+    bench.load_replays()
+    assert bench.lease() == [2, 3]
+    bench.ack(2, 3)
     bench.settle()
     bench.append("a")
-    assert bench.lease() == [3]
+    assert bench.lease() == [4]
+
+
+def test_what_did_not_join_a_replay_after_all_can_be_replayed_itself() -> None:
+    bench = parked("a", 1, ordered=True)
+    bench.replay()
+    bench.append("a")
+    bench.delivery.take_settlement()
+    bench.delivery.revert(bench.now_ms)
+    assert bench.lease() == [1, 2]
+    bench.ack(1)
+    bench.nack(2, action="park")
+    bench.settle()
+    bench.replay()
+    bench.append("a")
+    bench.settle()
+    assert bench.replica.parked[3][2]
+
+
+def test_replays_go_on_when_it_was_not_decided_that_they_stop() -> None:
+    bench = parked("aa", 1, ordered=True, max_retries=0)
+    bench.replica.replay()
+    bench.delivery.offer_parked(bench.replica.replaying()[:1])
+    bench.lease()
+    bench.nack(1)
+    bench.delivery.take_settlement()
+    bench.delivery.revert(bench.now_ms)
+    bench.delivery.offer_parked(bench.replica.replaying()[1:])
+    assert bench.lease() == [1, 2]
+
+
+def test_a_stream_deleted_with_what_it_had_parked_is_not_blocked() -> None:
+    bench = parked("a", 1, ordered=True)
+    bench.delivery.unblock("a")
+    bench.append("a")
+    assert bench.lease() == [2]
 
 
 def test_what_comes_while_a_part_of_a_stream_is_replayed_is_parked() -> None:
@@ -363,3 +417,30 @@ def test_room_counts_replays() -> None:
     bench = parked("a", 1, max_in_flight=1)
     bench.replay()
     assert bench.delivery.room() == AHEAD_ITEMS
+
+
+def test_a_replay_behind_the_checkpoint_to_be_does_not_hold_it() -> None:
+    bench = parked("aaa", 2)
+    bench.replay()
+    bench.lease()
+    bench.ack(1, 3)
+    assert bench.settle().checkpoint == 3
+
+
+def test_replays_keep_the_order_of_their_stream_however_they_are_taken_in() -> None:
+    bench = parked("aa", 1, ordered=True)
+    bench.delivery.offer_parked([(2, "a", 0)])
+    bench.delivery.offer_parked([(1, "a", 1)])
+    assert bench.lease() == [1, 2]
+    bench.nack(1, delay_ms=100)
+    assert bench.lease() == []
+
+
+def test_a_pause_outlasts_the_lease_it_follows() -> None:
+    bench = Bench("a", ack_timeout_ms=100)
+    bench.lease()
+    bench.nack(1, delay_ms=1_000)
+    bench.later(999)
+    assert bench.lease() == []
+    bench.later(1)
+    assert bench.lease() == [1]

@@ -41,7 +41,6 @@ class Changes:
         self.attempts: dict[int, int] = {}
         self._settled_order = sorted(self.settled)
         self._pending: dict[int, tuple[int, int]] = {}
-        self._replays: set[int] = set()
         self._unpark: set[int] = set()
         self._under_way: Settlement | None = None
 
@@ -69,8 +68,6 @@ class Changes:
         self._pending[item.position] = (state, due_ms)
         self.attempts.pop(item.position, None)
         self.park.pop(item.position, None)
-        if item.replay:
-            self._replays.add(item.position)
         if item.replay or item.stored:
             self._unpark.add(item.position)
 
@@ -86,14 +83,13 @@ class Changes:
             raise RuntimeError("the settlement before is not decided yet")
         self._under_way = Settlement(
             checkpoint,
-            sorted(at for at in {*self._pending, *self.early} - self._replays if at > checkpoint),
+            sorted(at for at in {*self._pending, *self.early} if at > checkpoint),
             list(self.park.values()),
             sorted(self._unpark - self.park.keys()),
             sorted(self.attempts.items()),
             self._pending,
         )
-        self._pending, self._replays, self._unpark = {}, set(), set()
-        self.park, self.attempts = {}, {}
+        self._pending, self._unpark, self.park, self.attempts = {}, set(), {}, {}
         return self._under_way
 
     def end(self, *, decided: bool) -> Settlement:

@@ -45,7 +45,7 @@ class _Lane:
             heappop(self.again).queued = False
         while self.fresh:
             item = self.fresh[0]
-            if item.state == READY and not item.queued:
+            if item.state == READY:
                 return item
             self.fresh.popleft()
         return None
