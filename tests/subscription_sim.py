@@ -135,7 +135,9 @@ class Simulation:
         for event in got or []:
             assert event.position in self.expected, f"{event.position} does not match"
             if self.options["ordered"]:
-                before = {at for at, of in self.expected.items() if of == event.stream_id and at < event.position}
+                before = {
+                    at for at, of in self.expected.items() if of == event.stream_id and at < event.position
+                }
                 assert before <= done, f"{event.position} came before {sorted(before - done)}"
                 done.add(event.position)
             self.had[event.position] += 1

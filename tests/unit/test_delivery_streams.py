@@ -131,6 +131,7 @@ def test_an_ordered_stream_goes_on_only_when_its_last_batch_is_settled() -> None
     bench.ack(1)
     assert bench.lease() == []
     bench.ack(2)
+    bench.settle()
     assert bench.lease() == [4]
 
 
