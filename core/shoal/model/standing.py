@@ -157,6 +157,7 @@ class Standing:
             self.consumers.give(item.consumer, item.position)
             self.in_flight -= 1
             self._changes.settle(item, LEASED, item.due_ms)
+            self._turns.let_pass(item)
         else:
             self._turns.drop(item, ready=state == READY)
             self._changes.settle(item, READY, 0)
@@ -178,7 +179,9 @@ class Standing:
         item.state = SETTLING
         self._turns.drop(item, ready=False)
         self._changes.settle(item, READY, 0)
-        self._changes.park[item.position] = parked(item, reason, failures=item.failures, replaying=joins)
+        # Deliveries, not failures alone: one that is delivered again later gets no lease that was given before.
+        attempts = max(item.failures, item.attempt)
+        self._changes.park[item.position] = parked(item, reason, failures=attempts, replaying=joins)
         if self.options.ordered:
             self._parked.parked(item, joins=joins)
 

@@ -157,6 +157,11 @@ class Turns:
             self._count(lane, -1)
         self._settle_place(item, lane)
 
+    def let_pass(self, item: Item) -> None:
+        """A leased item is settled, though not for good: in order, what comes after it may go to the same consumer."""
+        if self._ordered:
+            self._settle_place(item, self._lane(item))
+
     def hold(self, item: Item) -> None:
         """The item's consumer holds its stream by one more item."""
         if self._by_stream:
