@@ -42,7 +42,7 @@ def bench(as_json: bool, quick: bool, only: tuple[str, ...], as_list: bool, data
     """
     if as_list:
         for scenario in SCENARIOS.values():
-            click.echo(f"{scenario.name:22}{scenario.about}")
+            click.echo(f"{scenario.name:26}{scenario.about}")
         return 0
     return run(json=as_json, quick=quick, only=only, data_dir=data_dir)
 

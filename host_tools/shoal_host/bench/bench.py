@@ -33,6 +33,12 @@ class Sizes(msgspec.Struct, frozen=True):
     slow_s: int
     quiet_s: float
     peer_phases: int
+    latency_events: int
+    catch_up_events: int
+    push_s: float
+    idle_pairs: int
+    idle_s: float
+    ack_s: float
 
 
 FULL: Final = Sizes(
@@ -50,6 +56,12 @@ FULL: Final = Sizes(
     slow_s=7_200,
     quiet_s=2.0,
     peer_phases=PHASES,
+    latency_events=1_000,
+    catch_up_events=100_000,
+    push_s=2.0,
+    idle_pairs=20,
+    idle_s=0.2,
+    ack_s=0.4,
 )
 QUICK: Final = Sizes(
     phase_s=0.3,
@@ -66,6 +78,12 @@ QUICK: Final = Sizes(
     slow_s=900,
     quiet_s=0.5,
     peer_phases=1,
+    latency_events=100,
+    catch_up_events=5_000,
+    push_s=0.4,
+    idle_pairs=3,
+    idle_s=0.1,
+    ack_s=0.1,
 )
 
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from shoal_host.bench import http, memory, peers, reads, startup, wear, writes
+from shoal_host.bench import (
+    acks,
+    http,
+    idle,
+    memory,
+    peers,
+    push,
+    reads,
+    startup,
+    subscriptions,
+    wear,
+    writes,
+)
 from shoal_host.bench.bench import Scenario
 
 SCENARIOS: Final[Mapping[str, Scenario]] = {
@@ -19,6 +31,12 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
         Scenario("read-pages", "a stream in pages of 1,000", reads.pages),
         Scenario("read-type", "events of a type among few and many", reads.by_type),
         Scenario("append-long-stream", "append to a long stream against a new one", reads.long_stream),
+        Scenario("subscription-latency", "an append until a waiting consumer has it", subscriptions.latency),
+        Scenario("subscription-catch-up", "one consumer of a full store", subscriptions.catch_up),
+        Scenario("subscription-catch-up-50", "50 consumers of a full store", subscriptions.catch_up_50),
+        Scenario("subscription-live-sse", "events pushed over HTTP as they are appended", push.live),
+        Scenario("subscription-idle", "1,000 subscriptions that wait, beside 64 writers", idle.idle),
+        Scenario("subscription-acks", "acks one by one, together, and lazy", acks.acks),
         Scenario("memory", "RSS of shoald, idle and after many events", memory.resident),
         Scenario("start", "start of a process to its first append", startup.first_append),
         Scenario("wear", "bytes to disk per event", wear.batches),

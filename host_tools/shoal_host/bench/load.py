@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
         head_end = self._buffer.find(_HEAD_END)
         if head_end < 0:
             return
-        end = head_end + len(_HEAD_END) + _content_length(self._buffer[:head_end])
+        end = head_end + len(_HEAD_END) + content_length(self._buffer[:head_end])
         if len(self._buffer) < end:
             return
         if not self._buffer.startswith(_CREATED):
@@ -79,7 +79,8 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
-def _content_length(head: bytes) -> int:
+def content_length(head: bytes) -> int:
+    """Of an answer's head; 0 where it says nothing."""
     for line in head.split(b"\r\n"):
         name, _, value = line.partition(b":")
         if name.lower() == b"content-length":
@@ -89,8 +90,13 @@ def _content_length(head: bytes) -> int:
 
 def post(path: str, body: bytes) -> bytes:
     """A request's bytes."""
+    return request("POST", path, body)
+
+
+def request(method: str, path: str, body: bytes = b"", accept: str = "*/*") -> bytes:
+    """The bytes of any request; a body is JSON."""
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nAccept: {accept}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -112,9 +118,9 @@ async def _load(port: int, connections: int, seconds: float, prefix: str) -> Loa
             if time.perf_counter() >= end:
                 return None
             body = _encode([{"event_type": COMMON_TYPE, "data": payload(version)}])
-            request = post(f"/v1/streams/{stream_id}?expected_version={version}", body)
+            wanted = post(f"/v1/streams/{stream_id}?expected_version={version}", body)
             version += 1
-            return request
+            return wanted
 
         return next_request
 
