@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from shoal_host.bench.bench import PHASES, Bench
-from shoal_host.bench.probe import mean_disk, probe_disk
+from shoal_host.bench.probe import Disk, mean_disk, probe_disk
 from shoal_host.bench.processes import call
 from shoal_host.bench.rows import Ratio, Row, Spread, percentile
 from shoal_host.bench.workload import fill
 
 if TYPE_CHECKING:
+    from shoal.node import Node
     from shoal.store.local import LocalStore
 
 Way = Literal["one", "64", "batch", "lazy"]
@@ -42,14 +43,13 @@ class Acked(msgspec.Struct, frozen=True):
 
 async def acks(bench: Bench) -> list[Row]:
     """Acks one by one, of many subscriptions, in batches, and lazy."""
-    found: dict[Way, list[Acked]] = {way: [] for way in WAYS}
+    found: list[dict[Way, Acked]] = []
     sizes = bench.sizes
     for _ in range(PHASES):
-        for way, phases in found.items():
-            directory = bench.fresh("acks")
-            phases.append(await call(Acked, ack_phase, str(directory), way, sizes.ack_s, sizes.probe_s / 2))
-            bench.done_with(directory)
-    return [_row(way, phases) for way, phases in found.items()]
+        directory = bench.fresh("acks")
+        found.append(await call(dict[Way, Acked], ack_phase, str(directory), sizes.ack_s, sizes.probe_s / 2))
+        bench.done_with(directory)
+    return [_row(way, [phase[way] for phase in found]) for way in WAYS]
 
 
 def _row(way: Way, found: list[Acked]) -> Row:
@@ -66,30 +66,50 @@ def _row(way: Way, found: list[Acked]) -> Row:
     return Row(name, what, "acks/s", Spread.of(phase.rate for phase in found), against, details=details)
 
 
-async def ack_phase(directory: str, way: Way, seconds: float, probe_s: float) -> Acked:
-    """Job: ack for so long. The journal's bytes are counted until the subscriptions have stored everything."""
+async def ack_phase(directory: str, seconds: float, probe_s: float) -> dict[Way, Acked]:
+    """Job: ack in each way for so long, in one store, with the disk before and after."""
     from shoal.config import Config
     from shoal.node import Node
 
     place = Path(directory)
+    result: dict[Way, Acked] = {}
     async with await Node.open(Config(data_dir=place / "data")) as node:
-        store = node.store("main")
-        await fill(store, "stream", _EVENTS)
-        names = [f"acks-{number}" for number in range(64 if way == "64" else 1)]
-        for name in names:
-            durability = "lazy" if way == "lazy" else "durable"
-            await store.subscriptions.create("all", None, name, ack_durability=durability)
+        await fill(node.store("main"), "stream", _EVENTS)
         before = probe_disk(place, probe_s)
-        already = node.stats()["journal_bytes_total"]
-        size = _BATCH if way == "batch" else 1
-        took = await _ack_all(store, names, size, seconds)
-        if way == "lazy":
-            await _store_now(store, names[0])
-        written = node.stats()["journal_bytes_total"] - already
-        disk = mean_disk(before, probe_disk(place, probe_s))
-    settled = len(took) * size
-    rate = settled / (sum(took) / len(names))
+        for way in WAYS:
+            took, written = await _ack(node, way, seconds)
+            after = probe_disk(place, probe_s)
+            result[way] = _acked(way, took, written, mean_disk(before, after))
+            before = after
+    return result
+
+
+def _acked(way: Way, took: list[float], written: float, disk: Disk) -> Acked:
+    settled = len(took) * _size(way)
+    rate = settled / (sum(took) / _subscriptions(way))
     return Acked(rate, written / settled, percentile(took, 50), percentile(took, 99), disk.rate)
+
+
+def _size(way: Way) -> int:
+    return _BATCH if way == "batch" else 1
+
+
+def _subscriptions(way: Way) -> int:
+    return 64 if way == "64" else 1
+
+
+async def _ack(node: Node, way: Way, seconds: float) -> tuple[list[float], float]:
+    """What each call took, and what the journal grew by until all was stored."""
+    store = node.store("main")
+    names = [f"acks-{way}-{number}" for number in range(_subscriptions(way))]
+    for name in names:
+        durability = "lazy" if way == "lazy" else "durable"
+        await store.subscriptions.create("all", None, name, ack_durability=durability)
+    already = node.stats()["journal_bytes_total"]
+    took = await _ack_all(store, names, _size(way), seconds)
+    if way == "lazy":
+        await _store_now(store, names[0])
+    return took, node.stats()["journal_bytes_total"] - already
 
 
 async def _ack_all(store: LocalStore, names: list[str], size: int, seconds: float) -> list[float]:

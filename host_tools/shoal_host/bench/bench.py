@@ -58,10 +58,10 @@ FULL: Final = Sizes(
     peer_phases=PHASES,
     latency_events=1_000,
     catch_up_events=100_000,
-    push_s=2.0,
-    idle_pairs=20,
+    push_s=1.5,
+    idle_pairs=12,
     idle_s=0.2,
-    ack_s=0.4,
+    ack_s=0.3,
 )
 QUICK: Final = Sizes(
     phase_s=0.3,
@@ -81,7 +81,7 @@ QUICK: Final = Sizes(
     latency_events=100,
     catch_up_events=5_000,
     push_s=0.4,
-    idle_pairs=3,
+    idle_pairs=2,
     idle_s=0.1,
     ack_s=0.1,
 )

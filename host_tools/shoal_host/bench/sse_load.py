@@ -200,8 +200,7 @@ class Pushed(asyncio.Protocol):
         """Of each event as sent, `id: N` and `data: ...` with a line each, only the beginnings of lines matter."""
         data = self._rest + data
         if not self._begun:
-            self._rest = self._begin(data)
-            return
+            data = self._begin(data)
         end = data.rfind(b"\n\n") + 2  # before it all events are whole
         if end < 2:
             self._rest = data
