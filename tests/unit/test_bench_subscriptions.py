@@ -21,7 +21,7 @@ SMALL = msgspec.structs.replace(
     latency_events=20,
     catch_up_events=2_000,
     push_s=0.4,
-    idle_pairs=2,
+    idle_pairs=4,
     idle_s=0.02,
     ack_s=0.02,
 )

@@ -59,8 +59,8 @@ FULL: Final = Sizes(
     latency_events=1_000,
     catch_up_events=100_000,
     push_s=1.5,
-    idle_pairs=12,
-    idle_s=0.2,
+    idle_pairs=150,
+    idle_s=0.02,
     ack_s=0.3,
 )
 QUICK: Final = Sizes(
@@ -81,8 +81,8 @@ QUICK: Final = Sizes(
     latency_events=100,
     catch_up_events=5_000,
     push_s=0.4,
-    idle_pairs=2,
-    idle_s=0.1,
+    idle_pairs=10,
+    idle_s=0.025,
     ack_s=0.1,
 )
 
