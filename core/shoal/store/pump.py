@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from shoal import telemetry
-from shoal.errors import NotFound, ShoalError, ShuttingDown
+from shoal.errors import AlreadyExists, NotFound, ShoalError, ShuttingDown
 from shoal.model.delivery import Delivery
 from shoal.model.lease import Lease
 from shoal.model.machine import Row
@@ -24,6 +24,16 @@ from shoal.types import Delivered, NackAction
 REPLAY_ROWS = 1_000
 ADVANCE = 100_000
 """Positions without a match after which the checkpoint is stored, so that a start need not look at them again."""
+
+
+class _Visit:
+    """A call of a consumer that goes on: a pull, or a push. `left`: the consumer said meanwhile that it is gone."""
+
+    __slots__ = ("consumer", "left")
+
+    def __init__(self, consumer: str) -> None:
+        self.consumer = consumer
+        self.left = False
 
 
 class Pump:
@@ -45,7 +55,8 @@ class Pump:
         self._name = state.name
         self._lock = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._visits: dict[str, _Visit] = {}
+        self._waiting: dict[_Visit, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms: int | None = None
         self._over: ShoalError | None = None
@@ -61,49 +72,84 @@ class Pump:
     # -- delivering ------------------------------------------------------------------------------
 
     async def pull(self, consumer: str, count: int, wait_ms: int) -> list[Delivered]:
-        """Lease up to `count` events, waiting for the first one for `wait_ms` at most."""
-        self._enter(consumer)
+        """Lease up to `count` events, waiting for the first one for `wait_ms` at most; none once the consumer left."""
+        visit = self._enter(consumer)
         try:
-            return await self._take(consumer, count, wait_ms)
+            return await self._take(visit, count, wait_ms)
         finally:
-            self.delivery.consumers.rest(consumer, self._context.now_ms())
-            self._keep_time()
+            if not visit.left:
+                del self._visits[consumer]
+                self._rest(visit)
 
     async def push(self, consumer: str, prefetch: int) -> AsyncIterator[list[Delivered]]:
-        """Lease events for ever, as long as the consumer holds fewer than `prefetch`. When closed, it was lost."""
-        self._enter(consumer)
+        """Lease events as long as the consumer holds fewer than `prefetch`, until it leaves. When closed, it was lost.
+
+        One that does not take its batch is as silent as one that does not pull, and its turn passes to others.
+        """
+        visit = self._enter(consumer)
         try:
-            while True:
+            while not visit.left:
                 credit = prefetch - self.delivery.consumers.leased(consumer)
                 if credit > 0:
-                    batch = await self._take(consumer, credit, None)
+                    batch = await self._take(visit, credit, None)
                     if batch:
+                        self._rest(visit)
                         yield batch
+                        self._return(visit)
                 else:
-                    await self._wait(consumer, None, listen=False)
+                    await self._wait(visit, None, listen=False)
         finally:
-            self.leave(consumer, lost=True)
+            if not visit.left:
+                self.leave(consumer, lost=True)
 
-    def _enter(self, consumer: str) -> None:
+    def _enter(self, consumer: str) -> _Visit:
         self._check()
         self.delivery.expire(self._context.now_ms())
+        if consumer in self._visits:
+            raise AlreadyExists(
+                f"consumer {consumer!r} pulls or is connected already; give each consumer a name of its own",
+                consumer=consumer,
+            )
         self.delivery.consumers.enter(consumer, self._context.now_ms())
+        visit = self._visits[consumer] = _Visit(consumer)
+        return visit
+
+    def _rest(self, visit: _Visit) -> None:
+        """The consumer has what it asked for; if it does not come back in time it is gone."""
+        self.delivery.consumers.rest(visit.consumer, self._context.now_ms())
+        self._keep_time()
+
+    def _return(self, visit: _Visit) -> None:
+        """The consumer took its batch, perhaps so late that it comes as a new one. Raises TooBusy."""
+        if not visit.left:
+            self._check()
+            self.delivery.expire(self._context.now_ms())
+            self.delivery.consumers.enter(visit.consumer, self._context.now_ms())
+            self._keep_time()
 
     def leave(self, consumer: str, *, lost: bool = False) -> None:
-        """The consumer is gone: others get at once what it has leased."""
+        """The consumer is gone: others get at once what it has leased, and a call of its that still goes on ends."""
+        visit = self._visits.pop(consumer, None)
+        if visit is not None:
+            visit.left = True
+            woken = self._waiting.get(visit)
+            if woken is not None and not woken.done():
+                woken.set_result(None)
         self.delivery.leave(consumer, self._context.now_ms(), lost=lost)
         self._replicate()
         self._wake()
         self._keep_time()
 
-    async def _take(self, consumer: str, count: int, wait_ms: int | None) -> list[Delivered]:
+    async def _take(self, visit: _Visit, count: int, wait_ms: int | None) -> list[Delivered]:
         deadline_ms = None if wait_ms is None else self._context.now_ms() + wait_ms
         while True:
             self._check()
-            batch = await self._lease(consumer, count)
+            batch = await self._lease(visit.consumer, count)
+            if visit.left:
+                return []  # what it had leased was given back
             if batch or (deadline_ms is not None and self._context.now_ms() >= deadline_ms):
                 return batch
-            if not await self._wait(consumer, deadline_ms, listen=True):
+            if not await self._wait(visit, deadline_ms, listen=True):
                 return []
 
     async def _lease(self, consumer: str, count: int) -> list[Delivered]:
@@ -226,14 +272,14 @@ class Pump:
 
     # -- waiting ---------------------------------------------------------------------------------
 
-    async def _wait(self, consumer: str, deadline_ms: int | None, *, listen: bool) -> bool:
+    async def _wait(self, visit: _Visit, deadline_ms: int | None, *, listen: bool) -> bool:
         """Until something may have changed for the consumer; false when the time is over."""
         self._check()
         delivery, source = self.delivery, self._source
-        active = delivery.consumers.is_active(consumer, delivery.options)
+        active = delivery.consumers.is_active(visit.consumer, delivery.options)
         if listen and active and self._reads_on(delivery):
             return True
-        woken = self._waiting[consumer] = self._loop.create_future()
+        woken = self._waiting[visit] = self._loop.create_future()
         if listen and active:
             source.listen_if_free(self._wake)
         self._keep_time()
@@ -244,7 +290,7 @@ class Pump:
         except TimeoutError:
             return False
         finally:
-            del self._waiting[consumer]
+            del self._waiting[visit]
             if not self._waiting:
                 source.stop_listening()
         return True
@@ -258,9 +304,9 @@ class Pump:
 
     def _wake(self) -> None:
         delivery = self.delivery
-        for consumer, woken in self._waiting.items():
+        for visit, woken in self._waiting.items():
             if not woken.done() and (
-                self._over is not None or delivery.consumers.is_active(consumer, delivery.options)
+                self._over is not None or delivery.consumers.is_active(visit.consumer, delivery.options)
             ):
                 woken.set_result(None)
 

@@ -1,0 +1,128 @@
+"""Calls of a subscription's consumers that go on while something else happens to it, on a real node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from node_kit import events, opened, small
+
+from shoal.errors import AlreadyExists
+from shoal.node import Means
+from shoal.testing.clock import FakeClock
+from shoal.types import ANY_VERSION
+
+LONG_MS = 5_000
+
+
+async def append(node: Any, count: int = 1, stream: str = "s", **given: Any) -> None:
+    await node.store("main").streams.append(stream, ANY_VERSION, events(count, **given))
+
+
+async def until(met: Callable[[], object]) -> None:
+    """Let others go on until they have come so far."""
+    async with asyncio.timeout(10):
+        while not met():  # noqa: ASYNC110 - a node has no event for it
+            await asyncio.sleep(0)
+
+
+def places(found: Any) -> list[int]:
+    return [event.position for event in found]
+
+
+def leases(found: Any) -> list[str]:
+    return [event.lease for event in found]
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+async def node(tmp_path, clock):
+    async with opened(small(tmp_path), Means(clock=clock)) as running:
+        yield running
+
+
+@pytest.fixture
+def subscriptions(node):
+    return node.store("main").subscriptions
+
+
+# -- a consumer that leaves while a call of its goes on ----------------------------------------------
+
+
+async def test_leaving_ends_the_pull_that_waits_and_the_next_one_stands_for_itself(node, subscriptions):
+    await subscriptions.create("all", None, "sub")
+    left = asyncio.create_task(subscriptions.pull("sub", 10, LONG_MS, "me"))
+    await until(lambda: subscriptions._exchange._count)
+    await subscriptions.leave("sub", "me")
+    back = asyncio.create_task(subscriptions.pull("sub", 10, LONG_MS, "me"))
+    assert await left == []
+    with pytest.raises(AlreadyExists):
+        await subscriptions.pull("sub", 10, 0, "me")
+    await append(node)
+    assert places(await back) == [1]
+
+
+async def test_leaving_ends_the_push_and_its_end_does_not_touch_the_one_that_came_after(node, subscriptions):
+    await subscriptions.create("all", None, "sub")
+    async with aclosing(subscriptions.push("sub", "me")) as old:
+        left = asyncio.create_task(anext(old, None))
+        await until(lambda: subscriptions._exchange._count)
+        await subscriptions.leave("sub", "me")
+        new = subscriptions.push("sub", "me")
+        waiting = asyncio.create_task(anext(new))
+        assert await left is None
+    await append(node)
+    async with asyncio.timeout(10), aclosing(new):
+        assert places(await waiting) == [1]
+        assert (await subscriptions.stats("sub")).consumers == ["me"]
+
+
+async def test_what_a_consumer_was_about_to_get_when_it_left_goes_to_others(node, subscriptions, monkeypatch):
+    """It leaves while the rows of its leases are read."""
+    await append(node)
+    await subscriptions.create("all", None, "sub")
+    await subscriptions.nack("sub", leases(await subscriptions.pull("sub")), delay_ms=0)
+    go_on, read = asyncio.Event(), subscriptions._context.read_applied
+
+    async def slow(*arguments: Any) -> Any:
+        await go_on.wait()
+        return await read(*arguments)
+
+    monkeypatch.setattr(subscriptions._context, "read_applied", slow)
+    reading = asyncio.create_task(subscriptions.pull("sub"))
+    await until(lambda: subscriptions._pumps["sub"].delivery.in_flight)
+    await subscriptions.leave("sub", "default")
+    go_on.set()
+    assert await reading == []
+    assert places(await subscriptions.pull("sub", 10, 0, "other")) == [1]
+
+
+# -- a consumer that does not take its batch ---------------------------------------------------------
+
+
+async def test_the_turn_of_a_stalled_push_passes_to_the_standby(node, subscriptions, clock):
+    await append(node)
+    await subscriptions.create("all", None, "sub", ack_timeout_ms=20_000, consumer_timeout_ms=10_000)
+    async with aclosing(subscriptions.push("sub", "stalled")) as stalled:
+        assert places(await anext(stalled)) == [1]
+        standby = asyncio.create_task(subscriptions.pull("sub", 10, LONG_MS, "standby"))
+        pump = subscriptions._pumps["sub"]
+        await until(lambda: pump._waiting)
+        with pytest.raises(AlreadyExists):  # it is connected all the same
+            await anext(subscriptions.push("sub", "stalled"))
+        clock.advance(20_000)
+        pump._tick()
+        found = await standby
+        assert (places(found), found[0].attempt) == ([1], 2)
+        await subscriptions.ack_leases("sub", leases(found))
+        await append(node)
+        assert places(await subscriptions.pull("sub", 10, 0, "standby")) == [2]
+        await subscriptions.leave("sub", "standby")
+        assert places(await anext(stalled)) == [2]  # it took its batch after all
