@@ -12,6 +12,7 @@ from node_kit import events, opened, small
 
 from shoal.errors import AlreadyExists
 from shoal.node import Means
+from shoal.store import pump as pump_module
 from shoal.testing.clock import FakeClock
 from shoal.types import ANY_VERSION
 
@@ -126,3 +127,70 @@ async def test_the_turn_of_a_stalled_push_passes_to_the_standby(node, subscripti
         assert places(await subscriptions.pull("sub", 10, 0, "standby")) == [2]
         await subscriptions.leave("sub", "standby")
         assert places(await anext(stalled)) == [2]  # it took its batch after all
+
+
+# -- replays that a reset, or another replay, comes between ------------------------------------------
+
+
+async def parked_events(node: Any, subscriptions: Any, count: int) -> None:
+    """Events, all of which the subscription has parked."""
+    await append(node, count)
+    await subscriptions.create("all", None, "sub", max_in_flight=10_000)
+    await subscriptions.nack("sub", leases(await subscriptions.pull("sub", count)), "park")
+
+
+async def all_of(subscriptions: Any) -> list[int]:
+    """What comes until nothing more does, in whatever order."""
+    found: list[int] = []
+    while batch := await subscriptions.pull("sub", 100):
+        found += places(batch)
+        await subscriptions.ack_leases("sub", leases(batch))
+    return sorted(found)
+
+
+async def test_a_reset_in_the_middle_of_a_replay_loses_none_of_it(node, subscriptions, monkeypatch):
+    monkeypatch.setattr(pump_module, "REPLAY_ROWS", 5)
+    await parked_events(node, subscriptions, 20)
+    await subscriptions.replay_parked("sub")
+    await subscriptions.pull("sub", 5)
+    await subscriptions.reset("sub", "end")
+    assert await all_of(subscriptions) == list(range(1, 21))
+    assert await subscriptions.parked("sub") == []
+
+
+async def test_what_is_replayed_while_a_page_of_replays_is_read_comes_too(node, subscriptions, monkeypatch):
+    monkeypatch.setattr(pump_module, "REPLAY_ROWS", 5)
+    await parked_events(node, subscriptions, 20)
+    await subscriptions.replay_parked("sub", 15)
+    first = await subscriptions.pull("sub", 5)
+    await subscriptions.nack("sub", leases(first), "park")
+    read = subscriptions._context.read_applied
+
+    async def slow(query: Any, *arguments: Any) -> Any:
+        found = await read(query, *arguments)
+        if query is subscriptions._context.queries.replaying:
+            monkeypatch.setattr(subscriptions._context, "read_applied", read)
+            await subscriptions.replay_parked("sub", 5)
+        return found
+
+    monkeypatch.setattr(subscriptions._context, "read_applied", slow)
+    assert await all_of(subscriptions) == list(range(1, 16))
+
+
+async def test_a_pull_that_is_cancelled_while_it_reads_replays_loses_none(node, subscriptions, monkeypatch):
+    await parked_events(node, subscriptions, 3)
+    await subscriptions.replay_parked("sub")
+    asked = asyncio.Event()
+
+    async def for_ever(*_: Any) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subscriptions._context, "read_applied", for_ever)
+        pulling = asyncio.create_task(subscriptions.pull("sub"))
+        await asked.wait()
+        pulling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pulling
+    assert await all_of(subscriptions) == [1, 2, 3]

@@ -60,7 +60,6 @@ class Pump:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms: int | None = None
         self._over: ShoalError | None = None
-        self._replayed_through = 0
         suspects = context.memory.state.position if resumed else 0
         self._begin(state, Delivery(state, context.term(), suspects_through=suspects, blocked=blocked))
 
@@ -68,6 +67,7 @@ class Pump:
         self.delivery = delivery
         self._settling = Settling(self._context, self._name, delivery, self._on_settled)
         self._source = Source(self._context, self._exchange, self._selector, state.checkpoint)
+        self._replayed_through = 0
 
     # -- delivering ------------------------------------------------------------------------------
 
@@ -248,15 +248,18 @@ class Pump:
         if delivery.waiting > REPLAY_ROWS:
             return
         delivery.replays_wanted = False
-        found = await self._context.read_applied(
-            self._context.queries.replaying, self._name, self._replayed_through, REPLAY_ROWS
-        )
-        delivery.offer_parked(found)
-        if len(found) == REPLAY_ROWS:
-            self._replayed_through = found[-1][0]
+        after, self._replayed_through = self._replayed_through, 0
+        try:
+            found = await self._context.read_applied(
+                self._context.queries.replaying, self._name, after, REPLAY_ROWS
+            )
+        except BaseException:  # also when whoever pulled is gone: the next one needs them all the same
             delivery.replays_wanted = True
-        else:
-            self._replayed_through = 0
+            raise
+        delivery.offer_parked(found)
+        if len(found) == REPLAY_ROWS and not delivery.replays_wanted and delivery is self.delivery:
+            self._replayed_through = found[-1][0]  # unless more is wanted since: that may be anywhere
+            delivery.replays_wanted = True
 
     def _tell(self, count: int) -> None:
         if count and telemetry.enabled(telemetry.SUBSCRIPTION_EVENT_DELIVERED):
