@@ -194,3 +194,41 @@ async def test_a_pull_that_is_cancelled_while_it_reads_replays_loses_none(node, 
         with pytest.raises(asyncio.CancelledError):
             await pulling
     assert await all_of(subscriptions) == [1, 2, 3]
+
+
+# -- what comes again --------------------------------------------------------------------------------
+
+
+async def test_what_comes_again_comes_in_batches_that_fit_memory(node, subscriptions, monkeypatch):
+    monkeypatch.setattr(pump_module, "AHEAD_BYTES", 10_000)
+    await append(node, 8, size=3_000)
+    await subscriptions.create("all", None, "sub", ordered=True)
+    while await subscriptions.pull("sub", 8):
+        pass
+    await append(node, 2, stream="s")
+    await subscriptions.leave("sub", "default")
+    found = []
+    while batch := await subscriptions.pull("sub", 10):
+        found.append(batch)
+        assert sum(len(event.data_raw) for event in batch) <= 16_000
+    assert [at for batch in found for at in places(batch)] == list(range(1, 11))
+    assert subscriptions._pumps["sub"].delivery.in_flight == 10
+    for batch in found:
+        await subscriptions.ack_leases("sub", leases(batch))
+    assert (await subscriptions.get("sub")).checkpoint == 10
+
+
+async def test_what_comes_again_and_was_deleted_meanwhile_is_settled_though_it_is_cut(
+    node, subscriptions, monkeypatch
+):
+    monkeypatch.setattr(pump_module, "AHEAD_BYTES", 10_000)
+    await append(node, 2, stream="gone")
+    await append(node, 8, size=6_000)
+    await append(node, 2, stream="gone")
+    await subscriptions.create("all", None, "sub", strategy="round_robin")
+    while await subscriptions.pull("sub", 12):
+        pass
+    await node.store("main").streams.delete("gone")
+    await subscriptions.leave("sub", "default")
+    assert await all_of(subscriptions) == list(range(3, 11))
+    assert (await subscriptions.get("sub")).checkpoint == 12

@@ -248,9 +248,11 @@ def test_parked_positions_those_replayed_and_counts(full):
 
 def test_events_at_positions_are_those_that_can_be_read_in_order(store):
     store.apply([StreamDeleted("s", Head(9, 10))], STATE)
-    assert [row[2] for row in queries.events_at(store.connection, [19, 3, 12, 99])] == [12, 19]
-    assert queries.events_at(store.connection, []) == []
-    (row,) = queries.events_at(store.connection, [12])
+    found, through = queries.events_at(store.connection, [19, 3, 12, 99], 100)
+    assert ([row[2] for row in found], through) == ([12, 19], None)
+    assert queries.events_at(store.connection, [], 100) == ([], None)
+    (row,), through = queries.events_at(store.connection, [19, 12], 3)
+    assert through == 12
     assert row == ("t", 1, 12, "t-12", "e", 1_000, b"data", None, None, None, None)
 
 
@@ -407,7 +409,7 @@ def test_every_subscription_query_is_an_index_range(full):
     assert any("parked_replaying" in step for step in plans)
     queries.parked_count(asked, "a")
     queries.parked_streams(asked, "a")
-    queries.events_at(asked, [4, 2])
+    queries.events_at(asked, [4, 2], 99)
     for step in plans:
         assert "TEMP B-TREE" not in step, step
         assert not step.startswith("SCAN") or "j VIRTUAL TABLE" in step, step

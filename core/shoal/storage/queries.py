@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -419,14 +418,21 @@ def parked_streams(connection: apsw.Connection, name: str) -> dict[str, int]:
     )
 
 
-def events_at(connection: apsw.Connection, positions: Sequence[int]) -> list[Row]:
-    """Those of the events at `positions` that can be read, in position order."""
+def events_at(
+    connection: apsw.Connection, positions: Iterable[int], max_bytes: int
+) -> tuple[list[Row], int | None]:
+    """Those of the events at `positions` that can be read, ascending, and the last one looked at (None: all were).
+
+    Beyond `max_bytes` no more are read; at least one is.
+    """
+    # A cross join keeps the order of the list; SQLite would copy the rows into a table to sort them.
     rows = connection.execute(
-        f"SELECT s.name, {_FIELDS} FROM json_each(?) j JOIN event e ON e.position = j.value {_JOINS} "  # noqa: S608
+        f"SELECT s.name, {_FIELDS} FROM json_each(?) j CROSS JOIN event e ON e.position = j.value {_JOINS} "  # noqa: S608
         f"WHERE {_READABLE}",
-        (json.dumps([*positions]),),
+        (json.dumps(sorted(positions)),),
     )
-    return sorted(rows, key=itemgetter(2))  # SQLite would copy them into a table to sort them
+    found = take(rows, max_bytes)
+    return found, found[-1][2] if _size(found) > max_bytes else None
 
 
 def glob_literal(text: str) -> str:

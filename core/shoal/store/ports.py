@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -185,8 +185,10 @@ class Queries(Protocol):
     def parked_streams(self, connection: Any, name: str) -> dict[str, int]:
         """How many events of each stream a subscription has parked."""
 
-    def events_at(self, connection: Any, positions: Sequence[int]) -> list[Row]:
-        """Those of the events at `positions` that can be read, in position order."""
+    def events_at(
+        self, connection: Any, positions: Iterable[int], max_bytes: int
+    ) -> tuple[list[Row], int | None]:
+        """Readable events at `positions`, at most so many bytes, and the last one looked at; None: all were."""
 
 
 class Reader(Protocol):

@@ -18,7 +18,7 @@ from shoal.model.window import Item
 from shoal.store.context import StoreContext
 from shoal.store.exchange import Exchange
 from shoal.store.settling import Settling
-from shoal.store.source import Source
+from shoal.store.source import AHEAD_BYTES, Source
 from shoal.types import Delivered, NackAction
 
 REPLAY_ROWS = 1_000
@@ -192,10 +192,16 @@ class Pump:
             wanted = count
 
     async def _made_out(self, delivery: Delivery, items: Sequence[Item]) -> list[Delivered]:
-        """The leased events with their leases; on any failure, and after a reset, they are given back."""
+        """The leased events with their leases, as far as they fit memory. The rest is given back.
+
+        So are all of them on any failure, and after a reset.
+        """
         batch: list[Delivered] = []
         try:
             rows = await self._rows_of(delivery, items)
+            if len(rows) < len(items):
+                delivery.give_back([item for item in items if item.position not in rows])
+                self._wake()
             if delivery.must_record(items):
                 await asyncio.shield(self._settling.soon())
             if delivery is self.delivery:
@@ -226,14 +232,19 @@ class Pump:
             self._settling.soon()
 
     async def _rows_of(self, delivery: Delivery, items: Sequence[Item]) -> dict[int, Row]:
-        """Rows by position; what was deleted since the event was offered is settled."""
+        """Rows by position, as many as fit memory; what was deleted since the event was offered is settled."""
         rows = {item.position: item.row for item in items if item.row is not None}
         missing = [item for item in items if item.row is None]
         for item in items:
             item.row = None
         if missing:
             positions = [item.position for item in missing]
-            found = await self._context.read_applied(self._context.queries.events_at, positions)
+            found, through = await self._context.read_applied(
+                self._context.queries.events_at, positions, max(AHEAD_BYTES, 1024 * len(positions))
+            )
+            if through is not None:  # what was read ahead comes after these, and must not overtake the rest
+                rows.clear()
+                missing = [item for item in missing if item.position <= through]
             rows.update((row[2], row) for row in found)
             for item in missing:  # of a parked event only the position was known
                 item.version = rows[item.position][1] if item.position in rows else item.version
