@@ -232,3 +232,31 @@ async def test_what_comes_again_and_was_deleted_meanwhile_is_settled_though_it_i
     await subscriptions.leave("sub", "default")
     assert await all_of(subscriptions) == list(range(3, 11))
     assert (await subscriptions.get("sub")).checkpoint == 12
+
+
+# -- a call that fails does not concern the others ---------------------------------------------------
+
+
+async def test_a_pull_that_fails_leaves_those_that_wait_awake(node, subscriptions, monkeypatch):
+    """One is cancelled while it reads what was appended; the other waited for just that."""
+    await subscriptions.create("all", None, "sub", strategy="round_robin")
+    standing = asyncio.create_task(subscriptions.pull("sub", 10, LONG_MS, "standing"))
+    await until(lambda: subscriptions._exchange._count)
+    pump = subscriptions._pumps["sub"]
+    read, reading = pump._source.next, asyncio.Event()
+
+    async def slow(count: int) -> Any:
+        await read(count)
+        reading.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pump._source, "next", slow)
+        going = asyncio.create_task(subscriptions.pull("sub", 10, LONG_MS, "going"))
+        await reading.wait()
+        going.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await going
+    await append(node)
+    async with asyncio.timeout(LONG_MS / 2_000):
+        assert places(await standing) == [1]

@@ -154,21 +154,26 @@ class Pump:
 
     async def _lease(self, consumer: str, count: int) -> list[Delivered]:
         async with self._lock:
-            delivery = self.delivery
-            delivery.expire(self._context.now_ms())
-            batch: list[Delivered] = []
-            while not batch and delivery is self.delivery:
-                if not delivery.consumers.is_active(consumer, delivery.options):
-                    break
-                if delivery.replays_wanted:
-                    await self._load_replays(delivery)
-                items = await self._lease_next(delivery, consumer, count)
-                if not items:
-                    break
-                batch = await self._made_out(delivery, items)
-            self._call_waiting()
-            self._keep_time()
+            try:
+                batch = await self._lease_batch(self.delivery, consumer, count)
+            finally:  # also when this one failed, or is gone: the others still wait
+                self._call_waiting()
+                self._keep_time()
         self._tell(len(batch))
+        return batch
+
+    async def _lease_batch(self, delivery: Delivery, consumer: str, count: int) -> list[Delivered]:
+        delivery.expire(self._context.now_ms())
+        batch: list[Delivered] = []
+        while not batch and delivery is self.delivery:
+            if not delivery.consumers.is_active(consumer, delivery.options):
+                break
+            if delivery.replays_wanted:
+                await self._load_replays(delivery)
+            items = await self._lease_next(delivery, consumer, count)
+            if not items:
+                break
+            batch = await self._made_out(delivery, items)
         return batch
 
     async def _lease_next(self, delivery: Delivery, consumer: str, count: int) -> list[Item]:
@@ -215,6 +220,7 @@ class Pump:
         finally:
             if not batch:
                 delivery.give_back(items)
+                self._wake()
         return batch
 
     def _call_waiting(self) -> None:
