@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from node_kit import events, opened, small
 
-from shoal.errors import AlreadyExists
+from shoal.errors import AlreadyExists, LeaseExpired
 from shoal.node import Means
 from shoal.store import pump as pump_module
 from shoal.testing.clock import FakeClock
@@ -260,3 +260,30 @@ async def test_a_pull_that_fails_leaves_those_that_wait_awake(node, subscription
     await append(node)
     async with asyncio.timeout(LONG_MS / 2_000):
         assert places(await standing) == [1]
+
+
+@pytest.mark.parametrize(("meanwhile", "comes"), [("reset", [2]), ("deleted and made again", [1, 2])])
+async def test_an_ack_by_event_settles_nothing_of_the_next_life(
+    node, subscriptions, monkeypatch, meanwhile, comes
+):
+    """It looks up an event that is settled already while the subscription begins anew."""
+    await append(node, 2)
+    await subscriptions.create("all", None, "sub")
+    await subscriptions.ack_leases("sub", leases(await subscriptions.pull("sub", 1)))
+    await subscriptions.pull("sub")
+    read = subscriptions._streams.read_event
+
+    async def slow(*arguments: Any) -> Any:
+        found = await read(*arguments)
+        if meanwhile == "reset":
+            await subscriptions.reset("sub", 1)
+        else:
+            await subscriptions.unsubscribe("sub")
+            await subscriptions.create("all", None, "sub")
+        return found
+
+    monkeypatch.setattr(subscriptions._streams, "read_event", slow)
+    with pytest.raises(LeaseExpired):
+        await subscriptions.ack_events("sub", [("s", 0), ("s", 1)])
+    assert subscriptions._pumps["sub"].delivery.in_flight == 0
+    assert places(await subscriptions.pull("sub")) == comes

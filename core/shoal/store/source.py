@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -74,6 +74,13 @@ class Source:
                 if not self._ahead:
                     await asyncio.sleep(0)
         return [self._ahead.popleft() for _ in range(min(count, len(self._ahead)))]
+
+    async def settled_through(self, settled: Collection[int]) -> int:
+        """Up to where nothing matches but what is at `settled` positions. Raises as `next`."""
+        while found := await self.next(1):
+            if found[0][2] not in settled:
+                return found[0][2] - 1
+        return self.scanned
 
     def _look_at_tail(self, count: int) -> None:
         memory, matches = self._context.memory, self._selector.matches

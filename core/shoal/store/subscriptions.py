@@ -290,21 +290,28 @@ class LocalSubscriptions:
         for stream_id, version in events:
             check_stream_id(stream_id, self._context.limits)
             check_range("version", version, 0, MAX_VERSION)
-        pump = await self._pump(name)
-        items = pump.delivery.find([(stream_id, version) for stream_id, version in events])
-        for stream_id, version in events:
-            if (stream_id, version) not in items:
-                await self._require_settled(pump, stream_id, version)
+        wanted = {(stream_id, version) for stream_id, version in events}
+        places: dict[tuple[str, int], int] = {}
+        while True:
+            # Nothing else runs between looking at the window and settling what is in it.
+            pump = await self._pump(name)
+            items = pump.delivery.find(wanted)
+            unknown = wanted - items.keys() - places.keys()
+            if not unknown:
+                break
+            for stream_id, version in unknown:
+                places[stream_id, version] = await self._position_of(stream_id, version)
+        for stream_id, version in wanted - items.keys():
+            # What is not in the window may be settled already: then nothing is to do.
+            if not pump.delivery.is_settled(places[stream_id, version]):
+                raise LeaseExpired(f"event {version} of {stream_id!r} is not delivered; nothing was settled")
         return await pump.ack_items(list(items.values()))
 
-    async def _require_settled(self, pump: Pump, stream_id: str, version: int) -> None:
-        """An event that is not in the window may be settled already: then nothing is to do. Raises LeaseExpired."""
+    async def _position_of(self, stream_id: str, version: int) -> int:
         try:
-            event = await self._streams.read_event(stream_id, version)
+            return (await self._streams.read_event(stream_id, version)).position
         except (NotFound, StreamNotFound, StreamTombstoned) as error:
             raise InvalidRequest(f"stream {stream_id!r} has no event {version}", pointer="events") from error
-        if not pump.delivery.is_settled(event.position):
-            raise LeaseExpired(f"event {version} of {stream_id!r} is not delivered now; nothing was settled")
 
     async def nack(
         self,
@@ -428,10 +435,13 @@ class LocalSubscriptions:
         """See shoal.store.api.Subscriptions."""
         context = self._context
         state = self._state(name)
-        reached = await self._look_ahead(state) if name not in self._pumps else self._reached(state)
-        parked = await context.read_applied(
-            context.queries.parked_count, name
-        )  # whatever `reached` took for settled
+        if name in self._pumps:
+            reached = self._reached(state)
+        else:
+            selector = compile_selector(state.definition)
+            source = Source(context, self._exchange, selector, state.checkpoint)
+            reached = await source.settled_through(set(state.settled))
+        parked = await context.read_applied(context.queries.parked_count, name)
         head = context.memory.state.position
         delivered, redeliveries = self._delivered(name)
         delivery = self._pumps[name].delivery if name in self._pumps else None
@@ -449,15 +459,6 @@ class LocalSubscriptions:
             consumers=[] if delivery is None else delivery.consumers.names,
             holds_after=reached if kept else None,
         )
-
-    async def _look_ahead(self, state: SubscriptionState) -> int:
-        """Up to where everything is settled, of a subscription that has no pump."""
-        source = Source(self._context, self._exchange, compile_selector(state.definition), state.checkpoint)
-        settled = set(state.settled)
-        while found := await source.next(1):
-            if found[0][2] not in settled:
-                return found[0][2] - 1
-        return source.scanned
 
     def _reached(self, state: SubscriptionState) -> int:
         pump = self._pumps.get(state.name)
