@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from node_kit import events, opened, small
 
-from shoal.errors import AlreadyExists, LeaseExpired
+from shoal.errors import AlreadyExists, DiskFull, LeaseExpired
+from shoal.model.commands import Settle
 from shoal.node import Means
 from shoal.store import pump as pump_module
 from shoal.testing.clock import FakeClock
@@ -287,3 +288,36 @@ async def test_an_ack_by_event_settles_nothing_of_the_next_life(
         await subscriptions.ack_events("sub", [("s", 0), ("s", 1)])
     assert subscriptions._pumps["sub"].delivery.in_flight == 0
     assert places(await subscriptions.pull("sub")) == comes
+
+
+async def test_while_nothing_can_be_stored_a_consumer_that_waits_does_not_try_without_end(
+    node, subscriptions, clock, monkeypatch
+):
+    await append(node)
+    await subscriptions.create("all", None, "sub", ack_timeout_ms=1_000, backoff_ms=[])
+    found = await subscriptions.pull("sub")
+    submit, tries = subscriptions._context.submit, 0
+
+    def refused(command: Any, *arguments: Any) -> Any:
+        nonlocal tries
+        if not isinstance(command, Settle):
+            return submit(command, *arguments)
+        tries += 1
+        raise DiskFull("no room")
+
+    monkeypatch.setattr(pump_module, "PAUSE_S", 0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr(subscriptions._context, "submit", refused)
+        clock.advance(1_000)
+        found = await subscriptions.pull("sub")  # its failure is to be stored
+        waiting = asyncio.create_task(subscriptions.pull("sub", 10, LONG_MS))
+        pump = subscriptions._pumps["sub"]
+        await until(lambda: pump._waiting)
+        pump._replicate()
+        for _ in range(1_000):
+            await asyncio.sleep(0)
+        assert tries <= 3
+    await until(lambda: subscriptions._context.memory.subscriptions["sub"].attempts)  # tried again by itself
+    await subscriptions.ack_leases("sub", leases(found))
+    await append(node)
+    assert places(await waiting) == [2]

@@ -22,6 +22,8 @@ from shoal.store.source import AHEAD_BYTES, Source
 from shoal.types import Delivered, NackAction
 
 REPLAY_ROWS = 1_000
+PAUSE_S = 1
+"""How long those that wait are left waiting when what was settled could not be stored."""
 ADVANCE = 100_000
 """Positions without a match after which the checkpoint is stored, so that a start need not look at them again."""
 
@@ -423,8 +425,11 @@ class Pump:
             return delivery.checkpoint
         return await asyncio.shield(self._settling.soon())
 
-    def _on_settled(self) -> None:
-        self._wake()
+    def _on_settled(self, decided: bool) -> None:  # noqa: FBT001 - a callback
+        if decided:
+            self._wake()
+        else:  # whoever waits would try again at once, and so for as long as a full disk lasts
+            self._loop.call_later(PAUSE_S, self._wake)
         self._keep_time()
 
     # -- what is decided elsewhere ---------------------------------------------------------------

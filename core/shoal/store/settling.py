@@ -17,10 +17,10 @@ POSITION_BYTES = 10
 
 
 class Settling:
-    """Of one subscription's delivery. `settled` is called after each decision, whatever it was."""
+    """Of one subscription's delivery. `settled` is told after each try whether it was decided."""
 
     def __init__(
-        self, context: StoreContext, name: str, delivery: Delivery, settled: Callable[[], None]
+        self, context: StoreContext, name: str, delivery: Delivery, settled: Callable[[bool], None]
     ) -> None:
         self._context = context
         self._name = name
@@ -97,7 +97,7 @@ class Settling:
                 group.set_exception(_explained(error))
         if self._due is not None:
             self._loop.call_soon(self._propose)
-        self._settled()
+        self._settled(error is None)
 
     async def flush(self) -> None:
         """Replicate what waits, if anything does. Raises as the command's answer."""
