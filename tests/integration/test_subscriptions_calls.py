@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from node_kit import events, opened, small
 
-from shoal.errors import AlreadyExists, DiskFull, LeaseExpired
+from shoal.errors import AlreadyExists, DiskFull, LeaseExpired, ShuttingDown
 from shoal.model.commands import Settle
 from shoal.node import Means
 from shoal.store import pump as pump_module
@@ -321,3 +321,48 @@ async def test_while_nothing_can_be_stored_a_consumer_that_waits_does_not_try_wi
     await subscriptions.ack_leases("sub", leases(found))
     await append(node)
     assert places(await waiting) == [2]
+
+
+async def test_a_stream_deleted_while_the_first_consumer_is_let_in_is_not_blocked(
+    node, subscriptions, monkeypatch
+):
+    await append(node, 2)
+    await subscriptions.create("all", None, "sub", ordered=True)
+    await subscriptions.nack("sub", leases(await subscriptions.pull("sub", 1)), "park")
+    await subscriptions.leave("sub", "default")
+    subscriptions._drop_idle()
+    assert not subscriptions._pumps
+    read = subscriptions._context.read_applied
+
+    async def slow(*arguments: Any) -> Any:
+        found = await read(*arguments)
+        monkeypatch.setattr(subscriptions._context, "read_applied", read)
+        await node.store("main").streams.delete("s")
+        await append(node)
+        return found
+
+    monkeypatch.setattr(subscriptions._context, "read_applied", slow)
+    assert places(await subscriptions.pull("sub")) == [3]
+
+
+async def test_a_consumer_that_comes_while_the_store_closes_is_told_so(node, subscriptions, monkeypatch):
+    await subscriptions.create("all", None, "sub", ordered=True)
+    read = subscriptions._context.read_applied
+
+    async def slow(*arguments: Any) -> Any:
+        found = await read(*arguments)
+        await subscriptions.close()
+        return found
+
+    monkeypatch.setattr(subscriptions._context, "read_applied", slow)
+    with pytest.raises(ShuttingDown):
+        await subscriptions.pull("sub")
+    assert not subscriptions._pumps
+
+
+async def test_a_push_that_is_closed_has_lost_its_consumer_at_once(node, subscriptions):
+    await append(node)
+    await subscriptions.create("all", None, "sub")
+    async with aclosing(subscriptions.push("sub", "me")) as pushed:
+        await anext(pushed)
+    assert subscriptions._pumps["sub"].delivery.consumers.names == []

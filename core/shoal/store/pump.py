@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 
@@ -83,7 +83,7 @@ class Pump:
                 del self._visits[consumer]
                 self._rest(visit)
 
-    async def push(self, consumer: str, prefetch: int) -> AsyncIterator[list[Delivered]]:
+    async def push(self, consumer: str, prefetch: int) -> AsyncGenerator[list[Delivered], None]:
         """Lease events as long as the consumer holds fewer than `prefetch`, until it leaves. When closed, it was lost.
 
         One that does not take its batch is as silent as one that does not pull, and its turn passes to others.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -257,7 +258,7 @@ class LocalSubscriptions:
 
     async def push(
         self, name: str, consumer: str, prefetch: int | None = None
-    ) -> AsyncIterator[builtins.list[Delivered]]:
+    ) -> AsyncGenerator[builtins.list[Delivered], None]:
         """Batches for ever, as long as the consumer has leased fewer than `prefetch` events. When closed, it was lost.
 
         Raises NotFound, also when the subscription is deleted; AlreadyExists while the consumer is connected.
@@ -267,8 +268,9 @@ class LocalSubscriptions:
             check_range("prefetch", prefetch, 1, self._context.limits.page_events)
         pump = await self._pump(name)
         limit = prefetch or min(pump.delivery.options.max_in_flight, self._context.limits.page_events)
-        async for batch in pump.push(consumer, limit):
-            yield batch
+        async with aclosing(pump.push(consumer, limit)) as batches:
+            async for batch in batches:
+                yield batch
 
     async def ack(self, stream_id: str, name: str, event_number: int) -> int:
         """See shoal.store.api.Subscriptions."""
@@ -347,8 +349,6 @@ class LocalSubscriptions:
 
     async def _pump(self, name: str) -> Pump:
         """The subscription's pump, begun if need be."""
-        if self._closed:
-            raise ShuttingDown(f"store {self._context.name!r} is closed")
         state = self._state(name)
         pump = self._pumps.get(name)
         if pump is not None:
@@ -356,9 +356,14 @@ class LocalSubscriptions:
         if len(self._pumps) >= self._drop_at:
             self._drop_idle()
         blocked: dict[str, int] = {}
-        if state.options.ordered:
+        deletes = -1
+        while state.options.ordered and deletes != self._context.memory.deletes:
+            # Again after a delete: nobody would ever unblock a stream whose parked events are gone.
+            deletes = self._context.memory.deletes
             blocked = await self._context.read_applied(self._context.queries.parked_streams, name)
             state = self._state(name)
+        if self._closed:
+            raise ShuttingDown(f"store {self._context.name!r} is closed")
         if name not in self._pumps:
             selector = compile_selector(state.definition)
             resumed = name in self._resumed
@@ -371,13 +376,8 @@ class LocalSubscriptions:
     def _drop_idle(self) -> None:
         """Nobody consumes these: what they know is stored."""
         for name in [name for name, pump in self._pumps.items() if pump.idle]:
-            pump = self._pumps.pop(name)
-            delivered, redeliveries = self._counts.get(name, (0, 0))
-            self._counts[name] = (
-                delivered + pump.delivery.delivered,
-                redeliveries + pump.delivery.redeliveries,
-            )
-            pump.end()
+            self._counts[name] = self._delivered(name)
+            self._pumps.pop(name).end()
         self._drop_at = 2 * len(self._pumps) + IDLE_PUMPS
 
     # -- parked events, reset --------------------------------------------------------------------
