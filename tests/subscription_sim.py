@@ -245,8 +245,6 @@ class Simulation:
             await self._subscriptions._pumps[NAME]._settling.flush()
             if await self._is_done():
                 break
-            else:  # a lazy one would wait for its time
-                await self._subscriptions._pumps[NAME]._settling.flush()
         else:
             raise AssertionError(f"it does not come to an end: {await self._subscriptions.stats(NAME)}")
         missing = [at for at in self.expected if not self.had[at] and at not in self.answered]

@@ -212,10 +212,8 @@ async def test_what_comes_again_comes_in_batches_that_fit_memory(node, subscript
     while batch := await subscriptions.pull("sub", 10):
         found.append(batch)
         assert sum(len(event.data_raw) for event in batch) <= 16_000
-    assert [at for batch in found for at in places(batch)] == list(range(1, 11))
-    assert subscriptions._pumps["sub"].delivery.in_flight == 10
-    for batch in found:
         await subscriptions.ack_leases("sub", leases(batch))
+    assert [at for batch in found for at in places(batch)] == list(range(1, 11))
     assert (await subscriptions.get("sub")).checkpoint == 10
 
 
