@@ -366,6 +366,22 @@ def test_streams_block_as_before_when_a_replays_settling_was_not_decided() -> No
     assert bench.replica.parked[2][2]
 
 
+def test_in_order_a_late_nack_of_a_later_event_does_not_hold_up_its_stream() -> None:
+    """The nack is of a lease before the restart: the event comes again, and not before those in front of it."""
+    bench = Bench("aaa", ordered=True)
+    bench.lease()
+    (late,) = bench.tokens(2)
+    bench.restart("c")
+    bench.delivery.nack([late], "retry", bench.now_ms, HEAD, delay_ms=0)
+    assert bench.lease(count=1) == [1]
+    bench.ack(1)
+    bench.settle()
+    assert bench.lease() == [2]
+    bench.ack(2)
+    bench.settle()
+    assert bench.lease() == [3]
+
+
 # -- another life ------------------------------------------------------------------------------------
 
 

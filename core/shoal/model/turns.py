@@ -36,16 +36,27 @@ class _Lane:
         self.ready = 0
         self.size = 0
 
-    def first(self) -> Item | None:
-        """The first ready item, however it stands with those before it."""
+    def first(self, *, in_order: bool = False) -> Item | None:
+        """The first ready item, however it stands with those before it: `in_order` of position, else what comes again."""
+        again, fresh = self._first_again(), None
+        if again is None or in_order:
+            fresh = self._first_fresh()
+        if again is None or fresh is None:
+            return again or fresh
+        return min(again, fresh)
+
+    def _first_again(self) -> Item | None:
         while self.again:
             item = self.again[0]
             if item.state == READY:
                 return item
             heappop(self.again).queued = False
+        return None
+
+    def _first_fresh(self) -> Item | None:
         while self.fresh:
             item = self.fresh[0]
-            if item.state == READY:
+            if item.state == READY and not item.queued:
                 return item
             self.fresh.popleft()
         return None
@@ -104,7 +115,7 @@ class Turns:
             if not places:
                 return None
             lane = self._lanes[min(places)[2]]
-            item = lane.first()
+            item = lane.first(in_order=self._ordered)
             if item is None or not self._ordered or self._follows(item):
                 return item
             self._place(lane, None, None)  # until those before it are settled, or come again
@@ -199,7 +210,7 @@ class Turns:
         """Put the lane where it belongs now."""
         if not self._by_stream:
             return
-        first = lane.first()
+        first = lane.first(in_order=self._ordered)
         if first is None or (self._ordered and not self._is_next(first)):
             self._place(lane, None, None)
         else:
