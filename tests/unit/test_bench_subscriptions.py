@@ -22,7 +22,6 @@ SMALL = msgspec.structs.replace(
     catch_up_events=2_000,
     push_s=0.4,
     idle_pairs=4,
-    idle_s=0.02,
     ack_s=0.02,
 )
 

@@ -37,7 +37,6 @@ class Sizes(msgspec.Struct, frozen=True):
     catch_up_events: int
     push_s: float
     idle_pairs: int
-    idle_s: float
     ack_s: float
 
 
@@ -59,8 +58,7 @@ FULL: Final = Sizes(
     latency_events=1_000,
     catch_up_events=100_000,
     push_s=1.5,
-    idle_pairs=150,
-    idle_s=0.02,
+    idle_pairs=120,
     ack_s=0.3,
 )
 QUICK: Final = Sizes(
@@ -82,7 +80,6 @@ QUICK: Final = Sizes(
     catch_up_events=5_000,
     push_s=0.4,
     idle_pairs=10,
-    idle_s=0.025,
     ack_s=0.1,
 )
 

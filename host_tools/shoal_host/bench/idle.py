@@ -17,7 +17,7 @@ from shoal_host.bench.bench import Bench
 from shoal_host.bench.memory import resident_bytes
 from shoal_host.bench.processes import call
 from shoal_host.bench.rows import Ratio, Row, Spread, at_most
-from shoal_host.bench.workload import append_for
+from shoal_host.bench.workload import append_for, new_events
 
 if TYPE_CHECKING:
     from shoal.store.local import LocalStore
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 IDLE: Final = 1_000
 _WRITERS: Final = 64
+_ROUNDS: Final = 8
 _WAIT_MS: Final = 600_000
 _MB: Final = 1_000_000
 _WARM_UP_S: Final = 0.3
@@ -45,7 +46,7 @@ class Idle(msgspec.Struct, frozen=True):
 async def idle(bench: Bench) -> list[Row]:
     """64 writers of a store whose 1,000 subscriptions wait, in turns with one that has none."""
     directory, sizes = bench.fresh("idle"), bench.sizes
-    found = await call(Idle, idle_phases, str(directory), sizes.idle_pairs, sizes.idle_s)
+    found = await call(Idle, idle_phases, str(directory), sizes.idle_pairs)
     bench.done_with(directory)
     alone = Spread.of(found.alone)
     ratios = [beside / other for beside, other in zip(found.beside, found.alone, strict=True)]
@@ -95,7 +96,7 @@ def selections() -> list[tuple[SubscriptionType, Any]]:
     ]
 
 
-async def idle_phases(directory: str, pairs: int, seconds: float) -> Idle:
+async def idle_phases(directory: str, pairs: int) -> Idle:
     """Job: two stores, one with subscriptions that wait, appended to in turns so short that both meet the same machine.
 
     What these subscriptions cost the garbage collector both pay: its time is compared with what it took before.
@@ -105,16 +106,16 @@ async def idle_phases(directory: str, pairs: int, seconds: float) -> Idle:
     place, collector = Path(directory), Collector()
     async with shoal.open(data_dir=place / "alone") as alone, shoal.open(data_dir=place / "beside") as beside:
         for store in (alone, beside):
-            await _append(store, _WARM_UP_S, "warm")
-        collecting_before = await _collecting(alone, collector, pairs * seconds)
+            await append_for(store, _WARM_UP_S, writers=_WRITERS, batch=1, prefix="warm")
+        collecting_before = await _collecting(alone, collector, pairs)
         more, pulls = await _begin_measured(beside)
         for store in (alone, beside):
-            await _append(store, _SETTLE_S, "settle")
+            await append_for(store, _SETTLE_S, writers=_WRITERS, batch=1, prefix="settle")
         rates: dict[LocalStore, list[float]] = {alone: [], beside: []}
         began_s, began = collector.seconds, time.perf_counter()
         for number in range(pairs):
             for store in (alone, beside) if number % 2 else (beside, alone):
-                rates[store].append(await _append(store, seconds, f"slice-{number}"))
+                rates[store].append(await _slice_rate(store, f"slice-{number}"))
         collecting = (collector.seconds - began_s) / (time.perf_counter() - began)
         await _end(pulls)
     return Idle(rates[alone], rates[beside], collecting_before, collecting, more)
@@ -135,9 +136,10 @@ class Collector:
             self.seconds += time.perf_counter() - self._began
 
 
-async def _collecting(store: LocalStore, collector: Collector, seconds: float) -> float:
+async def _collecting(store: LocalStore, collector: Collector, slices: int) -> float:
     began_s, began = collector.seconds, time.perf_counter()
-    await _append(store, seconds, "before")
+    for number in range(slices):
+        await _slice_rate(store, f"before-{number}")
     return (collector.seconds - began_s) / (time.perf_counter() - began)
 
 
@@ -148,9 +150,16 @@ async def _begin_measured(store: LocalStore) -> tuple[int, list[asyncio.Task[Any
     return resident_bytes(os.getpid()) - before, pulls
 
 
-async def _append(store: LocalStore, seconds: float, prefix: str) -> float:
-    done = await append_for(store, seconds, writers=_WRITERS, batch=1, prefix=prefix)
-    return done.events / done.seconds
+async def _slice_rate(store: LocalStore, prefix: str) -> float:
+    """Events per second of a few appends by each writer: a number of them, since a short time may pass without any."""
+
+    async def write(stream_id: str) -> None:
+        for number in range(_ROUNDS):
+            await store.streams.append(stream_id, number - 1, new_events(number, 1))
+
+    began = time.perf_counter()
+    await asyncio.gather(*(write(f"{prefix}-{number}") for number in range(_WRITERS)))
+    return _WRITERS * _ROUNDS / (time.perf_counter() - began)
 
 
 async def _begin(store: LocalStore) -> list[asyncio.Task[Any]]:
