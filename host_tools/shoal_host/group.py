@@ -25,6 +25,8 @@ COMMANDS: Final = {
     "read": "read:read",
     "snapshot": "snapshot:snapshot",
     "streams": "streams:streams",
+    "subscribe": "subscribe:subscribe",
+    "subscription": "subscription:subscription",
     "tail": "tail:tail",
     "tokens": "tokens:tokens",
     "up": "up:up",

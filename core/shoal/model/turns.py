@@ -37,7 +37,7 @@ class _Lane:
         self.size = 0
 
     def first(self, *, in_order: bool = False) -> Item | None:
-        """The first ready item, however it stands with those before it: `in_order` of position, else what comes again."""
+        """The first ready item, whatever is before it in its stream: `in_order` of position, else what comes again."""
         again, fresh = self._first_again(), None
         if again is None or in_order:
             fresh = self._first_fresh()

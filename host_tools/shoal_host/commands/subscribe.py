@@ -1,0 +1,172 @@
+"""`shoal subscribe`: the events of a subscription as they come, each acked when it is shown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import click
+import msgspec
+
+from shoal.errors import NotFound, ShoalError
+from shoal.store.api import Store
+from shoal.types import MAX_VERSION, Delivered, SubscriptionType
+from shoal_host.exits import one_line
+from shoal_host.json_text import read_json
+from shoal_host.options import NAME, Target, target_options, with_store
+from shoal_host.output import event_fields, note, print_event
+
+Selection = tuple[SubscriptionType, Any]
+
+
+class _Start(click.ParamType[str | int]):
+    """Where a subscription begins."""
+
+    name = "START"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | int:
+        if value in ("beginning", "end"):
+            return str(value)
+        text = str(value)
+        if text.isascii() and text.isdigit() and int(text) <= MAX_VERSION:
+            return int(text)
+        return self.fail(f"{text!r} is not beginning, end or a position", param, ctx)
+
+
+START = _Start()
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  shoal subscribe kitchen-projection board-kitchen
+  shoal subscribe alarms --event-type alarm-raised --from end
+  shoal subscribe hot --payload '{"celsius": {"$gt": 30}}' --json | jq .data
+  shoal subscribe alarms
+"""
+)
+@click.argument("name", metavar="NAME", type=NAME)
+@click.argument("stream_id", metavar="[STREAM]", type=NAME, required=False)
+@click.option("--all", "everything", is_flag=True, help="Events of all streams.")
+@click.option(
+    "--event-type", "types", type=NAME, multiple=True, metavar="TYPE", help="Of this type; several: any."
+)
+@click.option("--pattern", type=NAME, help="Of streams whose id matches; * any run, ? one character.")
+@click.option("--payload", metavar="JSON", help='With such data; operators as {"celsius": {"$gt": 30}}.')
+@click.option("--tag", "tags", type=NAME, multiple=True, metavar="TAG", help="With this tag; several: any.")
+@click.option("--all-tags", is_flag=True, help="With all of the tags.")
+@click.option("--from", "start_from", type=START, help="Begin at: beginning, end, or after a position.")
+@click.option("--consumer", type=NAME, help="Name of this consumer; without it one of its own.")
+@click.option(
+    "--strategy", type=click.Choice(["single", "round_robin", "by_stream"]), help="Among consumers."
+)
+@click.option("--ordered", is_flag=True, default=None, help="Each stream strictly in order.")
+@click.option("--max-in-flight", type=click.IntRange(1), help="Events that may be unsettled at once.")
+@click.option("--ack-timeout-ms", type=click.IntRange(1), help="Time after which an event comes again.")
+@click.option("--max-retries", type=click.IntRange(0), help="Failures after the first until it is parked.")
+@click.option("--count", type=click.IntRange(1), help="End after so many events.")
+@click.option("--no-ack", is_flag=True, help="Only look: the events come again.")
+@target_options
+def subscribe(
+    target: Target,
+    name: str,
+    stream_id: str | None,
+    *,
+    everything: bool,
+    types: tuple[str, ...],
+    pattern: str | None,
+    payload: str | None,
+    tags: tuple[str, ...],
+    all_tags: bool,
+    start_from: str | int | None,
+    consumer: str | None,
+    count: int | None,
+    no_ack: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Show the events of the subscription NAME as they come, and ack each when it is shown, until Ctrl-C.
+
+    A subscription that is not there is made, and needs to know what it selects: STREAM, or one of the options
+    for it. It remembers what was acked: the same command goes on where it stood. With --json one event per line
+    (NDJSON), with its lease and attempt. A board that is lost is waited for; stderr says so, without --json.
+    """
+    wanted = _selection(stream_id, everything, types, pattern, payload, tags, all_tags)
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    if start_from is not None:
+        given["start_from"] = start_from
+
+    async def follow(store: Store) -> None:
+        kind, selector = wanted or await _existing(store, name)
+        subscription = store.subscriptions.subscribe(kind, selector, name, consumer=consumer, **given)
+        left = count
+        async with subscription:
+            async for event in subscription:
+                _show(event, as_json=as_json)
+                if not no_ack:
+                    await subscription.ack(event)
+                left = None if left is None else left - 1
+                if left == 0:
+                    return
+
+    with_store(target if as_json else replace(target, on_tail=_note_change), follow)
+
+
+def _selection(
+    stream_id: str | None,
+    everything: bool,  # noqa: FBT001 - one of many of a kind
+    types: tuple[str, ...],
+    pattern: str | None,
+    payload: str | None,
+    tags: tuple[str, ...],
+    all_tags: bool,  # noqa: FBT001
+) -> Selection | None:
+    """What was asked for, None for what the subscription has. Raises UsageError for two kinds at once."""
+    asked: list[Selection] = []
+    if stream_id is not None:
+        asked.append(("stream", stream_id))
+    if everything:
+        asked.append(("all", None))
+    if types:
+        asked.append(("event_type", list(types)))
+    if pattern is not None:
+        asked.append(("event_pattern", pattern))
+    if payload is not None:
+        asked.append(("event_payload", read_json(payload, "--payload")))
+    if tags:
+        asked.append(("tags", {"all": list(tags)} if all_tags else list(tags)))
+    if len(asked) > 1:
+        raise click.UsageError(
+            "a subscription selects by one kind: STREAM, --all, --event-type, --pattern, --payload or --tag"
+        )
+    if all_tags and not tags:
+        raise click.UsageError("--all-tags is about --tag")
+    return asked[0] if asked else None
+
+
+async def _existing(store: Store, name: str) -> Selection:
+    try:
+        found = await store.subscriptions.get(name)
+    except NotFound as error:
+        if "subscription" not in error.facts:  # it is the store that is missing
+            raise
+        raise click.UsageError(
+            f"there is no subscription {one_line(name)!r} yet: say what it selects, with STREAM, --all, --event-type, "
+            "--pattern, --payload or --tag"
+        ) from error
+    return found.type, found.selector
+
+
+def _show(event: Delivered, *, as_json: bool) -> None:
+    if as_json:
+        fields = event_fields(event) | {"lease": event.lease, "attempt": event.attempt}
+        click.echo(msgspec.json.encode(fields))
+    else:
+        print_event(event)
+
+
+def _note_change(lost: ShoalError | None) -> None:
+    if lost is None:
+        note("shoal: the board is there again, it goes on")
+    else:
+        note(f"shoal: the board is lost, waiting for it: {one_line(str(lost))}")
