@@ -33,4 +33,5 @@ def read_lease(token: object, pointer: str = "leases") -> Lease:
     found = _TOKEN.fullmatch(token) if isinstance(token, str) else None
     if found is None:
         raise InvalidRequest(f"{token!r:.100} is not a lease: send it as it was delivered", pointer=pointer)
-    return Lease(*(int(part, 16) for part in found.groups()))
+    term, life, position, attempt = found.groups()
+    return Lease(int(term, 16), int(life, 16), int(position, 16), int(attempt, 16))
