@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import click
 import msgspec
 
-from shoal.errors import NotFound, ShoalError
-from shoal.store.api import Store
+from shoal.errors import LeaseExpired, NotFound, ShoalError
+from shoal.store.api import Consumer, Store
 from shoal.types import MAX_VERSION, Delivered, SubscriptionType
 from shoal_host.exits import one_line
 from shoal_host.json_text import read_json
@@ -99,15 +101,8 @@ def subscribe(
     async def follow(store: Store) -> None:
         kind, selector = wanted or await _existing(store, name)
         subscription = store.subscriptions.subscribe(kind, selector, name, consumer=consumer, **given)
-        left = count
         async with subscription:
-            async for event in subscription:
-                _show(event, as_json=as_json)
-                if not no_ack:
-                    await subscription.ack(event)
-                left = None if left is None else left - 1
-                if left == 0:
-                    return
+            await _show_and_ack(subscription, count, no_ack=no_ack, as_json=as_json)
 
     with_store(target if as_json else replace(target, on_tail=_note_change), follow)
 
@@ -155,6 +150,29 @@ async def _existing(store: Store, name: str) -> Selection:
             "--pattern, --payload or --tag"
         ) from error
     return found.type, found.selector
+
+
+async def _show_and_ack(consumer: Consumer, count: int | None, *, no_ack: bool, as_json: bool) -> None:
+    shown = 0
+    while shown != count:
+        with _coming_again(as_json=as_json):
+            event = await anext(consumer)
+            _show(event, as_json=as_json)  # flushed: what is acked has been written
+            shown += 1
+            if not no_ack:
+                await consumer.ack(event)
+    with _coming_again(as_json=as_json):
+        await consumer.flush()
+
+
+@contextmanager
+def _coming_again(*, as_json: bool) -> Iterator[None]:
+    """Acks that came too late are no end: the reader of a pipe paused, or the board began anew."""
+    try:
+        yield
+    except LeaseExpired as error:
+        if not as_json:
+            note(f"shoal: {one_line(error.detail)}")
 
 
 def _show(event: Delivered, *, as_json: bool) -> None:
