@@ -147,6 +147,26 @@ def test_looking_after_subscriptions(shoal: Shell) -> None:
     assert "OPTION=VALUE" in shoal("subscription", "set", "alarms", "ordered", code=2).stderr
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["max_retires=3"], "max_retries"),
+        (["ordered"], "OPTION=VALUE"),
+        (["name=other"], "one of the options"),
+        (["self=1"], "one of the options"),
+        (["ordered=true", "ordered=false"], "twice"),
+        (["ordered=true", "max_retries=many"], "max_retries"),
+    ],
+)
+def test_what_cannot_be_set_is_bad_usage_and_changes_nothing(
+    shoal: Shell, settings: list[str], says: str
+) -> None:
+    shoal("subscribe", "alarms", "--all", "--count", "1")
+    before = shoal.json("subscription", "show", "alarms")
+    assert says in shoal("subscription", "set", "alarms", *settings, code=2).stderr
+    assert shoal.json("subscription", "show", "alarms") | {"stats": 0} == before | {"stats": 0}
+
+
 async def _park(directory: Path) -> None:
     async with package.open("main", directory) as store:
         await store.subscriptions.create("stream", "b", "sub")

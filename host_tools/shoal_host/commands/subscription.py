@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
 
-from shoal.types import ParkedEvent, Subscription, timestamp
+from shoal.types import ParkedEvent, Subscription, SubscriptionOptions, timestamp
 from shoal_host.commands.subscribe import START
 from shoal_host.exits import visible
 from shoal_host.json_text import read_json
 from shoal_host.options import NAME, Target, target_options, with_store
 from shoal_host.output import brief_payload, event_fields, local_time, print_json, print_table
+
+_OPTIONS: Final = SubscriptionOptions.__struct_fields__
 
 
 @click.group()
@@ -75,6 +77,8 @@ Examples:
 def set_(target: Target, name: str, settings: tuple[str, ...], *, as_json: bool) -> None:
     """Change options of NAME. VALUE is JSON, or a word."""
     options = dict(_setting(text) for text in settings)
+    if len(options) < len(settings):
+        raise click.UsageError("an option is given twice")
     changed = with_store(target, lambda store: store.subscriptions.update(name, **options))
     if as_json:
         print_json(_fields(changed))
@@ -198,8 +202,8 @@ def _parked_row(event: ParkedEvent) -> tuple[object, ...]:
 
 def _setting(text: str) -> tuple[str, Any]:
     name, sign, value = text.partition("=")
-    if not sign or not name:
-        raise click.UsageError(f"{text!r} is not OPTION=VALUE, such as max_retries=3")
+    if not sign or name not in _OPTIONS:
+        raise click.UsageError(f"{text!r} is not OPTION=VALUE with one of the options {', '.join(_OPTIONS)}")
     word = value.replace("_", "").isalpha() and value not in {"true", "false", "null"}
     return name, value if word else read_json(value, name)
 
