@@ -270,20 +270,20 @@ class Node:
             self._serve(name)
 
     async def drop_store(self, name: str) -> None:
-        """Drop a store and its events for ever. Raises NotFound."""
+        """Drop a store and its events for ever; fine when another call does so meanwhile. Raises NotFound."""
         self.store(name)
         await self._sequencer.submit(DropStore(name), 0, timeout_ms=self.config.timeout_ms)
-        context = self._contexts.pop(name, None)
-        await self._stores[name].subscriptions.close()
-        readers = self._readers.pop(name, None)
-        self._stores.pop(name, None)
-        if context is not None and readers is not None:
-            context.close()
-            await run_job(self._reader_worker, _nothing)
-            readers.close()
-            self._sequencer.hand_over()
-            self._writer.commit()
-            await run_job(self._writer, self._engine.remove_strays)  # after a commit that worked
+        store = self._stores.pop(name, None)
+        if store is None:
+            return  # another call that dropped it was quicker
+        context, readers = self._contexts.pop(name), self._readers.pop(name)
+        await store.subscriptions.close()
+        context.close()
+        await run_job(self._reader_worker, _nothing)
+        readers.close()
+        self._sequencer.hand_over()
+        self._writer.commit()
+        await run_job(self._writer, self._engine.remove_strays)  # after a commit that worked
 
     def _serve(self, name: str) -> None:
         settings = self.config.store(name)

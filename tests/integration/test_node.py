@@ -125,6 +125,26 @@ async def test_a_store_dropped_while_it_is_used_answers_or_refuses(tmp_path):
         assert await node.store("main").streams.append("s", NO_STREAM, events(1)) == 0
 
 
+async def test_a_store_dropped_twice_at_once_is_dropped_once_with_all_it_had_open(tmp_path):
+    async with opened(small(tmp_path)) as node:
+        for consumed in (False, True):  # whether the drop waits for consumers in the middle
+            store = await node.create_store("extra")
+            await store.streams.append("s", NO_STREAM, events(1))
+            await store.subscriptions.create("all", None, "sub")
+            if consumed:
+                await store.subscriptions.pull("sub")
+            readers, (path,) = node._readers["extra"], (tmp_path / "db" / "g1").glob("extra-*.db")
+            for each in await asyncio.gather(
+                *(node.drop_store("extra") for _ in range(3)), return_exceptions=True
+            ):
+                assert each is None or isinstance(each, NotFound)
+            assert readers._closed
+            assert not path.exists()
+            assert "extra" not in {*node.stores, *node._readers, *node._contexts}
+        with pytest.raises(NotFound):
+            await node.drop_store("extra")
+
+
 async def test_the_journal_stays_short_and_what_is_dropped_is_in_the_database(tmp_path):
     async with opened(small(tmp_path, commit_rows=20)) as node:
         store = node.store("main")
