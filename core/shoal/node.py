@@ -277,8 +277,8 @@ class Node:
         if store is None:
             return  # another call that dropped it was quicker
         context, readers = self._contexts.pop(name), self._readers.pop(name)
+        context.close(dropped=True)
         await store.subscriptions.close()
-        context.close()
         await run_job(self._reader_worker, _nothing)
         readers.close()
         self._sequencer.hand_over()

@@ -14,7 +14,7 @@ import cbor2
 import pytest
 from http_board import Board, Reply, configured, running_board
 
-from shoal.errors import ShoalError, StorageError, Timeout
+from shoal.errors import NotFound, ShoalError, StorageError, Timeout
 from shoal.http import Connections, Service, sse
 from shoal.model.cbor import decode_cbor
 from shoal.testing.clock import FakeClock
@@ -155,6 +155,22 @@ async def test_a_tail_that_the_store_breaks_off_is_logged(
             await _tail(board)
     assert "GET /v1/events" in caplog.text
     assert "the card is gone" in caplog.text
+
+
+async def test_the_tail_of_a_dropped_store_ends_without_a_fuss(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = MemoryNode(FakeClock())
+
+    async def dropped(*_: Any) -> AsyncIterator[Any]:
+        yield CaughtUp(0)
+        raise NotFound("store 'main' does not exist", store="main")
+
+    monkeypatch.setattr(node.store("main").streams, "tail", dropped)
+    async with memory_board(tmp_path, node) as board:
+        with caplog.at_level(logging.WARNING, "shoal.http.service"):
+            await _tail(board)
+    assert not caplog.text
 
 
 async def test_a_tail_that_the_store_refuses_at_once_gets_a_status(

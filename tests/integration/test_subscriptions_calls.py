@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from node_kit import events, opened, small
 
-from shoal.errors import AlreadyExists, DiskFull, LeaseExpired, ShuttingDown
+from shoal.errors import AlreadyExists, DiskFull, LeaseExpired, NotFound, ShuttingDown
 from shoal.model.commands import Settle
 from shoal.node import Means
 from shoal.store import pump as pump_module
@@ -22,6 +22,11 @@ LONG_MS = 5_000
 
 async def append(node: Any, count: int = 1, stream: str = "s", **given: Any) -> None:
     await node.store("main").streams.append(stream, ANY_VERSION, events(count, **given))
+
+
+async def append_to(subscriptions: Any) -> None:
+    """By what was left of the store."""
+    await subscriptions._streams.append("s", ANY_VERSION, events(1))
 
 
 async def until(met: Callable[[], object]) -> None:
@@ -356,6 +361,27 @@ async def test_a_consumer_that_comes_while_the_store_closes_is_told_so(node, sub
     with pytest.raises(ShuttingDown):
         await subscriptions.pull("sub")
     assert not subscriptions._pumps
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+async def test_who_waits_is_told_that_the_store_was_dropped(node, subscriptions, made_again):
+    await subscriptions.create("all", None, "pulled")
+    await subscriptions.create("all", None, "pushed")
+    pushed = subscriptions.push("pushed", "me")
+    calls = (
+        subscriptions.pull("pulled", 10, LONG_MS),
+        anext(pushed),
+        node.store("main").wait_for(1, LONG_MS),
+    )
+    waiting = [asyncio.ensure_future(call) for call in calls]
+    await until(lambda: subscriptions._exchange._count == 2)
+    await node.drop_store("main")
+    if made_again:
+        await node.create_store("main")
+    for call in (*waiting, subscriptions.pull("pulled"), subscriptions.list(), append_to(subscriptions)):
+        with pytest.raises(NotFound) as told:
+            await call
+        assert told.value.facts == {"store": "main"}
 
 
 async def test_a_push_that_is_closed_has_lost_its_consumer_at_once(node, subscriptions):

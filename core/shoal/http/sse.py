@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from shoal.errors import InvalidRequest, ShoalError, ShuttingDown, StreamNotFound
+from shoal.errors import InvalidRequest, NotFound, ShoalError, ShuttingDown, StreamNotFound
 from shoal.http import answers, lasting, negotiation, problems
 from shoal.http.connections import Connection
 from shoal.http.context import Call
@@ -131,9 +131,12 @@ async def _deliver(
     except ShuttingDown:
         raise
     except ShoalError as error:
-        if not tells_end or not response.prepared or problems.status_of(error) == 500:
+        if not response.prepared or problems.status_of(error) == 500:
             raise
-        await response.write(b"event: end\ndata: %b\n\n" % problems.encode(error))
+        if tells_end:
+            await response.write(b"event: end\ndata: %b\n\n" % problems.encode(error))
+        elif not isinstance(error, NotFound):  # the store was dropped: whoever comes again is told
+            raise
 
 
 async def _write(call: Call, response: web.StreamResponse, block: bytes) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from shoal.accel.hash import partition_hash
-from shoal.errors import ShuttingDown, Timeout
+from shoal.errors import NotFound, ShoalError, ShuttingDown, Timeout
 from shoal.ids import EventIds
 from shoal.model.commands import Command
 from shoal.store.memory import StoreMemory
@@ -52,21 +52,27 @@ class StoreContext:
         self._timeout_ms = timeout_ms
         self._partitions = writer_partitions
         self._queue_limit = queue_limit
-        self._closed = False
+        self._closed = self._dropped = False
         self._moved = asyncio.Event()
         sequencer.listeners[name] = self._wake
 
     @property
     def memory(self) -> StoreMemory:
-        """Heads and tail. Raises ShuttingDown when the store is closed or dropped."""
+        """Heads and tail. Raises ShuttingDown when the store is closed, NotFound when it was dropped."""
         memory = self.sequencer.stores.get(self.name)
         if memory is None or self._closed:
-            raise ShuttingDown(f"store {self.name!r} is closed")
+            raise self.over()
         return memory
 
     def _require_open(self) -> None:
         if self._closed:
-            raise ShuttingDown(f"store {self.name!r} is closed")
+            raise self.over()
+
+    def over(self) -> ShoalError:
+        """Why nothing is to be had from the store any more, where that is so: it was dropped, or it closes."""
+        if self._dropped or self.name not in self.sequencer.stores:
+            return NotFound(f"store {self.name!r} does not exist", store=self.name)
+        return ShuttingDown(f"store {self.name!r} is closed")
 
     def submit(self, command: Command, stream_id: str, size: int) -> asyncio.Future[Any]:
         """Queue a command in its stream's partition."""
@@ -77,7 +83,7 @@ class StoreContext:
         )
 
     async def read_applied(self, query: Callable[..., T], *arguments: Any) -> T:
-        """A query on the writer's connection, which sees everything decided until now. Raises ShuttingDown."""
+        """A query on the writer's connection, which sees everything decided until now. Raises as `memory`."""
         self._require_open()
         self.sequencer.hand_over()
         return await self.reader.run_on_writer(query, *arguments)
@@ -88,7 +94,7 @@ class StoreContext:
     async def wait_beyond(self, position: int, deletes: int | None = None) -> None:
         """Wait until the head is past `position`, or there were more than `deletes` deletes (None: whatever happens).
 
-        Raises ShuttingDown when the store closes.
+        Raises as `memory` when the store closes or is dropped.
         """
         while self.memory.state.position <= position and deletes in (None, self.memory.deletes):
             self._moved.clear()
@@ -102,7 +108,7 @@ class StoreContext:
         except TimeoutError as error:
             raise Timeout(f"position {position} was not reached in {timeout_ms} ms") from error
 
-    def close(self) -> None:
-        """End waits and refuse new work."""
-        self._closed = True
+    def close(self, *, dropped: bool = False) -> None:
+        """End waits and refuse new work. `dropped`: for ever, whatever is made under the store's name."""
+        self._closed, self._dropped = True, dropped
         self._moved.set()

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 import msgspec
 
 from shoal import telemetry
-from shoal.errors import AlreadyExists, NotFound, ShoalError, ShuttingDown
+from shoal.errors import AlreadyExists, NotFound, ShoalError
 from shoal.model.delivery import Delivery
 from shoal.model.lease import Lease
 from shoal.model.machine import Row
@@ -458,12 +458,12 @@ class Pump:
         self.delivery.unblock(stream_id)
 
     async def close(self) -> None:
-        """Store what is settled, and end. Whoever waits is told that the store closes."""
+        """Store what is settled, and end. Whoever waits is told that the store closes, or was dropped."""
         try:
             if self._over is None:
                 await self._settling.flush()
         finally:
-            self.end(ShuttingDown(f"store {self._context.name!r} is closed"))
+            self.end(self._context.over())
 
     def end(self, error: ShoalError | None = None) -> None:
         """The subscription was deleted, or the store closes: whoever waits is told."""

@@ -17,7 +17,6 @@ from shoal.errors import (
     LeaseExpired,
     NotFound,
     ShoalError,
-    ShuttingDown,
     StreamNotFound,
     StreamTombstoned,
 )
@@ -363,7 +362,7 @@ class LocalSubscriptions:
             blocked = await self._context.read_applied(self._context.queries.parked_streams, name)
             state = self._state(name)
         if self._closed:
-            raise ShuttingDown(f"store {self._context.name!r} is closed")
+            raise self._context.over()
         if name not in self._pumps:
             selector = compile_selector(state.definition)
             resumed = name in self._resumed
@@ -486,7 +485,7 @@ class LocalSubscriptions:
             yield f"subscription_redeliveries_total:{label}", redeliveries
 
     async def close(self) -> None:
-        """Store what is settled, and tell every consumer that the store closes."""
+        """Store what is settled, and tell every consumer that the store closes, or was dropped."""
         self._closed = True
         pumps = list(self._pumps.values())
         for outcome in await asyncio.gather(*(pump.close() for pump in pumps), return_exceptions=True):
