@@ -64,6 +64,25 @@ async def test_what_was_not_delivered_cannot_be_acked_by_name(store):
     assert await checkpoint(store) == 0
 
 
+@pytest.mark.parametrize(
+    "garbage",
+    ["s", 5, None, ("s",), ("s", 1, 2), ("s", "1"), ("s", True), ("s", -1), (1, "s"), (["s"], 1), {"s": 1}],
+    ids=repr,
+)
+async def test_what_names_no_event_is_refused_with_its_place(store, garbage):
+    await prepared(store)
+    await pull(store, 3)
+    with pytest.raises(InvalidRequest) as refused:
+        await store.subscriptions.ack_events("sub", [("s", 0), garbage])
+    assert refused.value.facts["pointer"] == "/events/1"
+    for no_list in (garbage, {("s", 0)}, []):
+        with pytest.raises(InvalidRequest):
+            await store.subscriptions.ack_events("sub", no_list)
+    with pytest.raises(InvalidRequest):
+        await store.subscriptions.ack("s", "sub", garbage)
+    assert await checkpoint(store) == 0
+
+
 @pytest.mark.parametrize("garbage", [["nonsense"], [""], ["\0"], [7]], ids=repr)
 async def test_what_is_no_lease_is_refused(store, garbage):
     await prepared(store)

@@ -14,6 +14,7 @@ from shoal.client.transport import Options, Reply, Request, Transport
 from shoal.errors import InvalidRequest, NotFound, ShoalError
 from shoal.model.names import check_stream_id
 from shoal.store.api import Consumer
+from shoal.store.checks import check_events
 from shoal.store.consumer import PullingConsumer, own_name
 from shoal.types import (
     Beginning,
@@ -148,6 +149,7 @@ class RemoteSubscriptions:
         return await self._settle(f"{_path(name)}/ack", {"position": whole(position, "position")})
 
     async def ack_events(self, name: str, events: Sequence[tuple[str, int]]) -> int:
+        check_events(events, BOUNDLESS)
         named = [{"stream_id": stream_id, "version": version} for stream_id, version in events]
         return await self._settle(f"{_path(name)}/ack", {"events": named})
 

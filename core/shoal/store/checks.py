@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.errors import InvalidRequest
-from shoal.types import ANY_VERSION, MAX_VERSION, NO_STREAM, STREAM_EXISTS, Appended
+from shoal.model.names import check_stream_id
+from shoal.types import ANY_VERSION, MAX_VERSION, NO_STREAM, STREAM_EXISTS, Appended, Limits
 
 
 def check_expected_version(value: Any) -> None:
@@ -25,16 +26,27 @@ def check_range(name: str, value: Any, low: int, high: int) -> None:
         raise InvalidRequest(f"{name} must be a whole number from {low} to {high}", pointer=name)
 
 
-def check_each(values: Any, kind: type, pointer: str) -> None:
-    """A list or tuple of nothing but `kind`. Raises InvalidRequest."""
+def check_each(values: Any, kind: type | tuple[type, ...], pointer: str) -> None:
+    """A list or tuple of nothing but `kind`, or one of several. Raises InvalidRequest."""
     if not isinstance(values, (list, tuple)):
         raise InvalidRequest(f"{pointer} must be a list, not {type(values).__name__}", pointer=pointer)
     for index, value in enumerate(values):
         if not isinstance(value, kind):
             where = f"{pointer}/{index}"
-            raise InvalidRequest(
-                f"{where} must be a {kind.__name__}, not {type(value).__name__}", pointer=where
-            )
+            wanted = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+            raise InvalidRequest(f"{where} must be a {wanted}, not {type(value).__name__}", pointer=where)
+
+
+def check_events(events: Any, limits: Limits) -> None:
+    """A list or tuple of nothing but (stream id, version). Raises InvalidRequest."""
+    check_each(events, (list, tuple), "/events")
+    for index, event in enumerate(events):
+        where = f"/events/{index}"
+        if len(event) != 2:
+            raise InvalidRequest(f"{where} must be a stream id and a version", pointer=where)
+        stream_id, version = event
+        check_stream_id(stream_id, limits, where)
+        check_range(where, version, 0, MAX_VERSION)
 
 
 def is_backward(direction: Any) -> bool:

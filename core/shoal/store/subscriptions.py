@@ -1,17 +1,16 @@
-"""Subscriptions of a local store: commands for what is replicated, a pump for each one that has consumers."""
+"""Subscriptions of a local store with their consumers: a pump for each one that has any."""
 
 from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from shoal import telemetry
 from shoal.errors import (
     InvalidRequest,
     LeaseExpired,
@@ -21,29 +20,22 @@ from shoal.errors import (
     StreamTombstoned,
 )
 from shoal.model.commands import (
-    ChangeSubscription,
-    CreateSubscription,
-    DeleteSubscription,
     ReplayParked,
-    ResetSubscription,
-    SubscriptionCommand,
 )
-from shoal.model.definitions import check_subscription_name, make_definition, make_options
 from shoal.model.lease import read_lease
 from shoal.model.machine import Row
-from shoal.model.names import check_stream_id, check_text
+from shoal.model.names import check_text
 from shoal.model.selectors import compile_selector
 from shoal.model.subscriptions import (
-    SubscriptionAnswer,
     SubscriptionChange,
     SubscriptionDeleted,
     SubscriptionState,
     holds,
-    subscription_not_found,
 )
-from shoal.store.checks import check_range
+from shoal.store.checks import check_events, check_range
 from shoal.store.consumer import PullingConsumer, own_name
 from shoal.store.context import StoreContext
+from shoal.store.defined import COMMAND_BYTES, DefinedSubscriptions
 from shoal.store.exchange import Exchange
 from shoal.store.pump import REPLAY_ROWS, Pump
 from shoal.store.source import Source
@@ -55,7 +47,6 @@ from shoal.types import (
     NackAction,
     ParkedEvent,
     ParkedPage,
-    Subscription,
     SubscriptionStats,
     SubscriptionType,
 )
@@ -67,11 +58,9 @@ REASON_BYTES = 1_000
 CONSUMER_BYTES = 128
 IDLE_PUMPS = 16
 """Pumps that may be there without consumers; from then on they are looked for when their number has doubled."""
-_COMMAND_BYTES = 256
-_SHAPE = ("type", "selector", "start_from")
 
 
-class LocalSubscriptions:
+class LocalSubscriptions(DefinedSubscriptions):
     """See shoal.store.api.Subscriptions."""
 
     def __init__(self, context: StoreContext, streams: LocalStreams) -> None:
@@ -108,7 +97,7 @@ class LocalSubscriptions:
         elif change.state.name in self._pumps:
             self._pumps[change.state.name].changed(change)
 
-    # -- definitions -----------------------------------------------------------------------------
+    # -- delivery --------------------------------------------------------------------------------
 
     def subscribe(
         self,
@@ -130,121 +119,6 @@ class LocalSubscriptions:
             now_ms=self._context.now_ms,
             store_id=self._context.name,
         )
-
-    async def create(
-        self,
-        type: SubscriptionType,  # noqa: A002 - its name in the contract
-        selector: Any,
-        name: str,
-        *,
-        start_from: Beginning | int | None = None,
-        **options: Any,
-    ) -> Subscription:
-        """See shoal.store.api.Subscriptions."""
-        fields = {"type": type, "selector": selector, **options}
-        if start_from is not None:
-            fields["start_from"] = start_from
-        return (await self.create_or_find(name, fields))[0]
-
-    async def create_or_find(self, name: str, fields: Mapping[str, Any]) -> tuple[Subscription, bool]:
-        """As `create`, of fields by name; and whether it was made just now."""
-        context = self._context
-        check_subscription_name(name, context.limits)
-        if "type" not in fields:
-            raise InvalidRequest("type is missing: say what the subscription selects by", pointer="/type")
-        definition = make_definition(
-            fields["type"], fields.get("selector"), fields.get("start_from"), context.limits
-        )
-        given = {field: value for field, value in fields.items() if field not in _SHAPE}
-        options = make_options(given)
-        names = [*given, *(["start_from"] if fields.get("start_from") is not None else [])]
-        subscriptions = context.memory.subscriptions
-        if name not in subscriptions and len(subscriptions) >= context.limits.subscriptions:
-            raise InvalidRequest(
-                f"the store has {len(subscriptions)} subscriptions, {context.limits.subscriptions} are allowed; "
-                "delete some first",
-                pointer="/name",
-            )
-        size = _COMMAND_BYTES + len(definition.selector)
-        command = CreateSubscription(context.name, name, definition, options, names)
-        answer = await self._submit(command, size)
-        if answer.created and telemetry.enabled(telemetry.SUBSCRIPTION_CREATED):
-            made = answer.state.subscription
-            self._tell(
-                telemetry.SUBSCRIPTION_CREATED,
-                name,
-                type=made.type,
-                selector=made.selector,
-                subscription_name=name,
-            )
-        return answer.state.subscription, answer.created
-
-    async def update(self, name: str, **options: Any) -> Subscription:
-        """See shoal.store.api.Subscriptions."""
-        return await self.change(name, options)
-
-    async def change(self, name: str, fields: Mapping[str, Any]) -> Subscription:
-        """As `update`, of fields by name."""
-        fixed = [field for field in fields if field in _SHAPE]
-        if fixed:
-            raise InvalidRequest(
-                f"{fixed[0]} cannot be changed; make another subscription", pointer=f"/{fixed[0]}"
-            )
-        options = make_options(fields, self._state(name).options)
-        answer = await self._submit(ChangeSubscription(self._context.name, name, options))
-        return answer.state.subscription
-
-    async def unsubscribe(self, *key: str) -> None:
-        """See shoal.store.api.Subscriptions."""
-        state = self._find(key)
-        of_type = state.definition.type if len(key) == 2 else None
-        await self._submit(DeleteSubscription(self._context.name, state.name, of_type))
-        self._tell(telemetry.SUBSCRIPTION_DELETED, state.name)
-
-    async def get(self, *key: str) -> Subscription:
-        """See shoal.store.api.Subscriptions."""
-        return self._find(key).subscription
-
-    async def exists(self, *key: str) -> bool:
-        """See shoal.store.api.Subscriptions."""
-        try:
-            self._find(key)
-        except NotFound:
-            return False
-        return True
-
-    async def list(self) -> builtins.list[Subscription]:
-        """See shoal.store.api.Subscriptions."""
-        found = self._context.memory.subscriptions
-        return [found[name].subscription for name in sorted(found)]
-
-    def _find(self, key: tuple[str, ...]) -> SubscriptionState:
-        if len(key) not in {1, 2} or not all(isinstance(part, str) for part in key):
-            raise InvalidRequest(
-                "name a subscription by its name, or by its type and its name", pointer="name"
-            )
-        state = self._state(key[-1])
-        if len(key) == 2 and state.definition.type != key[0]:
-            raise subscription_not_found(key[-1])
-        return state
-
-    def _state(self, name: str) -> SubscriptionState:
-        check_subscription_name(name, self._context.limits)
-        state = self._context.memory.subscriptions.get(name)
-        if state is None:
-            raise subscription_not_found(name)
-        return state
-
-    async def _submit(self, command: SubscriptionCommand, size: int = _COMMAND_BYTES) -> SubscriptionAnswer:
-        answer: SubscriptionAnswer = await self._context.submit(command, command.name, size)
-        return answer
-
-    def _tell(self, event: telemetry.EventName, name: str, **metadata: Any) -> None:
-        if telemetry.enabled(event):
-            ids = {"store_id": self._context.name, "subscription_id": name}
-            telemetry.emit(event, {"system_time": telemetry.system_time()}, ids | metadata)
-
-    # -- delivery --------------------------------------------------------------------------------
 
     async def pull(
         self, name: str, count: int = 100, wait_ms: int = 0, consumer: str = "default"
@@ -288,9 +162,7 @@ class LocalSubscriptions:
     async def ack_events(self, name: str, events: Sequence[tuple[str, int]]) -> int:
         """See shoal.store.api.Subscriptions."""
         _check_count(events, "events")
-        for stream_id, version in events:
-            check_stream_id(stream_id, self._context.limits)
-            check_range("version", version, 0, MAX_VERSION)
+        check_events(events, self._context.limits)
         wanted = {(stream_id, version) for stream_id, version in events}
         places: dict[tuple[str, int], int] = {}
         while True:
@@ -379,7 +251,7 @@ class LocalSubscriptions:
             self._pumps.pop(name).end()
         self._drop_at = 2 * len(self._pumps) + IDLE_PUMPS
 
-    # -- parked events, reset --------------------------------------------------------------------
+    # -- parked events ---------------------------------------------------------------------------
 
     async def parked(self, name: str, after: int = 0, count: int = 100) -> builtins.list[ParkedEvent]:
         """See shoal.store.api.Subscriptions."""
@@ -413,20 +285,10 @@ class LocalSubscriptions:
             positions = await context.read_applied(context.queries.parked_positions, name, after, count)
             if not positions:
                 break
-            size = _COMMAND_BYTES + 10 * len(positions)
+            size = COMMAND_BYTES + 10 * len(positions)
             await self._submit(ReplayParked(context.name, name, life, positions), size)
             replayed, after = replayed + len(positions), positions[-1]
         return replayed
-
-    async def reset(self, name: str, to: Beginning | int) -> Subscription:
-        """See shoal.store.api.Subscriptions."""
-        self._state(name)
-        if to not in ("beginning", "end"):
-            if type(to) is not int:
-                raise InvalidRequest("to is beginning, end or a position", pointer="/to")
-            check_range("to", to, 0, MAX_VERSION)
-        answer = await self._submit(ResetSubscription(self._context.name, name, to))
-        return answer.state.subscription
 
     # -- where they stand ------------------------------------------------------------------------
 
