@@ -67,6 +67,14 @@ class Standing:
         return sum(self._turns.ready(consumer))
 
     @property
+    def stalls(self) -> bool:
+        """Whether events may be kept from consumers until what is settled is so for good.
+
+        There is no room to take them in; or streams are kept together, and one may change hands only then.
+        """
+        return not self.room() or (self._turns.keeps_streams and self.waiting > 0)
+
+    @property
     def waiting(self) -> int:
         """Events in the window that are neither with a consumer nor settled."""
         return len(self._window) - self.in_flight - self._changes.settling

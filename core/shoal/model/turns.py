@@ -94,6 +94,11 @@ class Turns:
                 turns.hold(item)
         return turns
 
+    @property
+    def keeps_streams(self) -> bool:
+        """Whether who holds an event of a stream may hold back the rest of it."""
+        return self._by_stream
+
     def ready(self, consumer: str) -> tuple[int, int]:
         """How many items wait for this consumer alone, and for anybody; in an ordered stream also those behind."""
         if not self._by_stream:

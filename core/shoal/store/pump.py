@@ -161,6 +161,8 @@ class Pump:
             finally:  # also when this one failed, or is gone: the others still wait
                 self._call_waiting()
                 self._keep_time()
+        if not batch and self.delivery.unreplicated and self.delivery.stalls:
+            self._settling.soon()  # for which a lazy ack would wait: but somebody waits for it
         self._tell(len(batch))
         return batch
 

@@ -1,0 +1,77 @@
+"""What a subscription has stored when it matters: for a consumer that waits for it, and at the end of a store."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from node_kit import events, opened, small
+
+from shoal.model import standing as standing_module
+from shoal.types import ANY_VERSION
+
+LONG_MS = 5_000
+NEVER_MS = 3_600_000
+LAZY: dict[str, Any] = {"ack_durability": "lazy", "checkpoint_interval_ms": NEVER_MS}
+
+
+async def append(node: Any, count: int = 1, stream: str = "s") -> None:
+    await node.store("main").streams.append(stream, ANY_VERSION, events(count))
+
+
+def places(found: Any) -> list[int]:
+    return [event.position for event in found]
+
+
+def leases(found: Any) -> list[str]:
+    return [event.lease for event in found]
+
+
+@pytest.fixture
+async def node(tmp_path):
+    async with opened(small(tmp_path)) as running:
+        yield running
+
+
+@pytest.fixture
+def subscriptions(node):
+    return node.store("main").subscriptions
+
+
+@pytest.mark.parametrize("options", [{"strategy": "by_stream"}, {"strategy": "round_robin", "ordered": True}])
+@pytest.mark.parametrize("wait_ms", [0, LONG_MS])
+async def test_a_lazy_ack_is_stored_when_a_consumer_waits_for_it(node, subscriptions, options, wait_ms):
+    """Of a stream whose next event may go to another one only then."""
+    await append(node, 2)
+    await subscriptions.create("all", None, "sub", **LAZY, **options)
+    found = await subscriptions.pull("sub", 1, 0, "one")
+    assert await subscriptions.ack_leases("sub", leases(found)) == 0
+    again = await subscriptions.pull("sub", 1, wait_ms, "two")
+    while not again:  # one that does not wait comes again
+        await asyncio.sleep(0)
+        again = await subscriptions.pull("sub", 1, wait_ms, "two")
+    assert places(again) == [2]
+    assert (await subscriptions.get("sub")).checkpoint == 1
+
+
+async def test_a_lazy_ack_is_stored_when_there_is_no_room_for_more(node, subscriptions, monkeypatch):
+    monkeypatch.setattr(standing_module, "AHEAD_ITEMS", 2)
+    await append(node, 10)
+    await subscriptions.create("all", None, "sub", **LAZY, max_in_flight=1)
+    seen: list[int] = []
+    while len(seen) < 10:
+        found = await subscriptions.pull("sub", 1, LONG_MS)
+        seen += places(found)
+        await subscriptions.ack_leases("sub", leases(found))
+    assert seen == list(range(1, 11))
+    assert 0 < (await subscriptions.get("sub")).checkpoint < 10
+
+
+async def test_a_lazy_ack_waits_while_nobody_is_kept_waiting_by_it(node, subscriptions):
+    await subscriptions.create("all", None, "sub", **LAZY, ordered=True)
+    for _ in range(10):
+        await append(node)
+        await subscriptions.ack_leases("sub", leases(await subscriptions.pull("sub", 10)))
+        assert await subscriptions.pull("sub", 10) == []
+    assert (await subscriptions.get("sub")).checkpoint == 0
