@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from node_kit import events, opened, small
 
+from shoal.errors import ShuttingDown
 from shoal.model import standing as standing_module
 from shoal.types import ANY_VERSION
 
@@ -75,3 +76,42 @@ async def test_a_lazy_ack_waits_while_nobody_is_kept_waiting_by_it(node, subscri
         await subscriptions.ack_leases("sub", leases(await subscriptions.pull("sub", 10)))
         assert await subscriptions.pull("sub", 10) == []
     assert (await subscriptions.get("sub")).checkpoint == 0
+
+
+async def test_what_is_leased_when_a_store_closes_has_not_failed(tmp_path):
+    """However often: events that are out when a node ends unasked are recorded before they go out again."""
+    async with opened(small(tmp_path)) as node:
+        await append(node, 3)
+        await node.store("main").subscriptions.create("all", None, "sub", max_retries=0)
+    for _ in range(4):
+        async with opened(small(tmp_path)) as node:
+            subscriptions = node.store("main").subscriptions
+            assert places(await subscriptions.pull("sub", 10, 0, "one")) == [
+                1
+            ]  # alone, for it may be the last time
+            waiting = asyncio.create_task(subscriptions.pull("sub", 10, LONG_MS, "one"))
+            await asyncio.sleep(0)
+        with pytest.raises(ShuttingDown):
+            await waiting
+    async with opened(small(tmp_path)) as node:
+        store = node.store("main")
+        assert store._context.memory.subscriptions["sub"].attempts == ()
+        assert await store.subscriptions.parked("sub") == []
+
+
+async def test_what_is_read_for_a_consumer_while_the_store_closes_is_not_handed_out(
+    node, subscriptions, monkeypatch
+):
+    await append(node, 1)
+    await subscriptions.create("all", None, "sub")
+    await subscriptions.nack("sub", leases(await subscriptions.pull("sub")), delay_ms=0)
+    read = subscriptions._context.read_applied
+
+    async def closing(*arguments: Any) -> Any:
+        found = await read(*arguments)
+        await subscriptions._pumps["sub"].close()
+        return found
+
+    monkeypatch.setattr(subscriptions._context, "read_applied", closing)
+    with pytest.raises(ShuttingDown):
+        await subscriptions.pull("sub")

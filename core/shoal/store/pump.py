@@ -147,8 +147,9 @@ class Pump:
         while True:
             self._check()
             batch = await self._lease(visit.consumer, count)
+            self._check()  # what it had leased was given back, as when it left
             if visit.left:
-                return []  # what it had leased was given back
+                return []
             if batch or (deadline_ms is not None and self._context.now_ms() >= deadline_ms):
                 return batch
             if not await self._wait(visit, deadline_ms, listen=True):
@@ -460,12 +461,20 @@ class Pump:
         self.delivery.unblock(stream_id)
 
     async def close(self) -> None:
-        """Store what is settled, and end. Whoever waits is told that the store closes, or was dropped."""
+        """Store what is settled, and end. Whoever waits is told that the store closes, or was dropped.
+
+        What is leased is given back before: its consumer did not fail, and neither did the node.
+        """
+        if self._over is not None:
+            return
+        self._over = self._context.over()
+        for consumer in self.delivery.consumers.names:
+            self.delivery.leave(consumer, self._context.now_ms(), lost=False)
+        self._wake()
         try:
-            if self._over is None:
-                await self._settling.flush()
+            await self._settling.flush()
         finally:
-            self.end(self._context.over())
+            self.end(self._over)
 
     def end(self, error: ShoalError | None = None) -> None:
         """The subscription was deleted, or the store closes: whoever waits is told."""
