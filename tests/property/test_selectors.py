@@ -15,6 +15,7 @@ from shoal.model.machine import Row, decode_tags
 from shoal.model.query import compile_filter
 from shoal.model.selectors import Selector, compile_selector
 from shoal.types import CBOR, Limits
+from shoal.wildcard import compile_wildcard
 
 LIMITS = Limits()
 KEYS = st.sampled_from("abc")
@@ -194,6 +195,9 @@ def test_what_matches_is_found_by_its_routes(definition: tuple[str, Any], event:
     tags = [] if event[10] is None else decode_tags(event[10])
     known = {("any", ""), ("stream", event[0]), ("type", event[4]), *(("tag", tag) for tag in tags)}
     known.update(("prefix", event[0][:length]) for length in range(len(event[0]) + 1))
+    known.update(
+        route for route in found.routes if route[0] == "pattern" and compile_wildcard(route[1])(event[0])
+    )
     if found.matches(event):
         assert known.intersection(found.routes)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from shoal.store import patterns as patterns_module
 from shoal.store.exchange import Exchange
+from shoal.wildcard import compile_wildcard
 
 
 class Ear:
@@ -40,6 +42,8 @@ ROWS = [
         ([("prefix", "a-")], [1, 2]),
         ([("prefix", "a-1")], [1]),
         ([("prefix", "")], [1, 2, 3]),
+        ([("pattern", "*-1")], [1, 3]),
+        ([("pattern", "?-2"), ("type", "opened")], [1, 2, 3]),
         ([("any", "")], [1, 2, 3]),
     ],
 )
@@ -57,7 +61,7 @@ def test_who_has_left_hears_nothing_and_nothing_is_kept_of_it():
     routes = [
         [("prefix", "a-"), ("type", "t")],
         [("prefix", "b-"), ("tag", "x")],
-        [("any", ""), ("stream", "s")],
+        [("any", ""), ("pattern", "*-3"), ("stream", "s")],
     ]
     for each, ear in zip(routes, ears, strict=True):
         exchange.join(each, ear)
@@ -69,6 +73,44 @@ def test_who_has_left_hears_nothing_and_nothing_is_kept_of_it():
     assert not any(listeners for listeners in exchange._listeners.values())
     assert not exchange._lengths
     assert not exchange._count
+
+
+def test_patterns_are_looked_at_once_for_each_stream_whoever_comes_and_goes(monkeypatch):
+    looked = []
+
+    def compiled(pattern):
+        matches = compile_wildcard(pattern)
+        return lambda stream_id: looked.append((pattern, stream_id)) or matches(stream_id)
+
+    monkeypatch.setattr(patterns_module, "compile_wildcard", compiled)
+    exchange, one, two = Exchange(), Ear(), Ear()
+    exchange.join([("pattern", "*-1")], one)
+    for position in range(1, 4):
+        exchange.appended([row(position, "a-1"), row(position + 10, "a-2")])
+        exchange.leave([("pattern", "*-1")], one)
+        exchange.join([("pattern", "*-1")], one)
+    assert looked == [("*-1", "a-1"), ("*-1", "a-2")]
+    exchange.join([("pattern", "*-2")], two)
+    exchange.leave([("pattern", "*-1")], one)
+    exchange.appended([row(4, "a-1"), row(5, "a-2")])
+    assert (one.heard, two.heard) == ([1, 2, 3], [5])
+
+
+def test_what_is_remembered_of_patterns_is_bounded(monkeypatch):
+    monkeypatch.setattr(patterns_module, "REMEMBERED", 20)
+    exchange = Exchange()
+    always = Ear()
+    exchange.join([("pattern", "?-*")], always)
+    for number in range(500):
+        ear, routes = Ear(), [("pattern", f"*-{number}")]
+        exchange.join(routes, ear)
+        exchange.appended([row(position, f"s-{number + position}") for position in range(30)])
+        exchange.leave(routes, ear)
+        assert ear.heard == [0]
+        patterns = exchange._patterns
+        assert sum(1 + len(found) for found in patterns._found.values()) <= 20 + 3
+        assert len(patterns._known) <= 2 * 2 + patterns_module.SPARE
+    assert len(always.heard) == 500 * 30
 
 
 def test_two_prefixes_of_one_length_are_told_apart():

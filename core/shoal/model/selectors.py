@@ -52,8 +52,8 @@ class Selector(msgspec.Struct, frozen=True):
     """A definition, compiled. `matches` never raises for a stored row, whatever its payload.
 
     `selection` is what indexes decide and `residual` what they do not, None when nothing is left. A row that is
-    just appended needs `matches` only if its stream, the beginning of its stream's id, its type or one of its tags is
-    among `routes`, or "any" is.
+    just appended needs `matches` only if its stream, the beginning of its stream's id, a pattern that this matches, its
+    type or one of its tags is among `routes`, or "any" is.
     """
 
     matches: RowTest
@@ -77,8 +77,8 @@ def compile_selector(definition: Definition) -> Selector:
         case "event_pattern":
             system = wanted.startswith(SYSTEM_PREFIX)
             beginning = _WILD.split(wanted, 1)[0]
-            routes = (("prefix", beginning),) if beginning else _EVERY
-            return _filtered(EventFilter(stream_pattern=wanted, system=system), routes)
+            route = ("prefix", beginning) if beginning else ("pattern", wanted)
+            return _filtered(EventFilter(stream_pattern=wanted, system=system), (route,))
         case "event_payload":
             return _payload(_all_members(wanted))
         case "tags":

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from shoal.model.machine import Row, decode_tags
+from shoal.store.patterns import Patterns
 
 Routes = Sequence[tuple[str, str]]
-"""Kind and key: ("stream", id), ("type", name), ("tag", name), ("prefix", beginning of a stream id), ("any", "")."""
+"""Kind and key: ("stream", id), ("type", name), ("tag", name), ("prefix", beginning of a stream id),
+("pattern", what the stream's id is to match), ("any", "")."""
 
 
 class Listener(Protocol):
@@ -26,8 +28,9 @@ class Exchange:
 
     def __init__(self) -> None:
         self._listeners: dict[str, dict[str, dict[Listener, None]]] = {
-            kind: {} for kind in ("stream", "type", "tag", "prefix", "any")
+            kind: {} for kind in ("stream", "type", "tag", "prefix", "pattern", "any")
         }
+        self._patterns = Patterns(self._listeners["pattern"])
         self._lengths: dict[int, int] = {}
         self._count = 0
 
@@ -38,6 +41,8 @@ class Exchange:
             listeners = self._listeners[kind].setdefault(key, {})
             if kind == "prefix" and not listeners:
                 self._lengths[len(key)] = self._lengths.get(len(key), 0) + 1
+            elif kind == "pattern":
+                self._patterns.want(key)
             listeners[listener] = None
 
     def leave(self, routes: Routes, listener: Listener) -> None:
@@ -59,7 +64,8 @@ class Exchange:
         if not self._count:
             return
         of_stream, of_type, of_tag = (self._listeners[kind] for kind in ("stream", "type", "tag"))
-        of_prefix, everything = self._listeners["prefix"], self._listeners["any"].get("", ())
+        of_prefix, of_pattern = self._listeners["prefix"], self._listeners["pattern"]
+        everything = self._listeners["any"].get("", ())
         for row in rows:
             stream_id = row[0]
             if stream_id in of_stream:
@@ -73,6 +79,9 @@ class Exchange:
             for length in self._lengths:
                 if stream_id[:length] in of_prefix:
                     _tell(of_prefix[stream_id[:length]], row)
+            for pattern in self._patterns.of(stream_id) if of_pattern else ():
+                if pattern in of_pattern:
+                    _tell(of_pattern[pattern], row)
             for listener in everything:
                 listener.hear(row)
 
