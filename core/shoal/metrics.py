@@ -67,7 +67,9 @@ METRICS: Final[Mapping[str, Metric]] = {
     "writer_backlog_rows": Metric("gauge", "Rows that wait for SQLite's writer."),
     "head_position": Metric("gauge", "Position of the last event.", _STORE),
     "stores": Metric("gauge", "Stores of the node."),
-    "subscription_lag": Metric("gauge", "Positions after the checkpoint.", _SUBSCRIPTION),
+    "subscription_lag": Metric(
+        "gauge", "Positions after that up to which nothing is known to be left.", _SUBSCRIPTION
+    ),
     "subscription_in_flight": Metric("gauge", "Events delivered and not settled.", _SUBSCRIPTION),
     "subscription_parked": Metric("gauge", "Events put aside.", _SUBSCRIPTION),
     "subscription_delivered_total": Metric("counter", "Deliveries of events.", _SUBSCRIPTION),

@@ -319,9 +319,10 @@ class Subscription(msgspec.Struct, frozen=True):
 class SubscriptionStats(msgspec.Struct, frozen=True):
     """Where a subscription stands.
 
-    `lag` counts the store's positions after `checkpoint`; `in_flight` events are delivered and not settled, `waiting`
-    ones wait for their next delivery; `delivered` and `redeliveries` count since the node began. `holds_after` is the
-    position after which the subscription keeps events from scavenging, None when it keeps none.
+    `lag` counts the store's positions after that up to which nothing is known to be left; where nobody consumes, each
+    call looks a little further. `in_flight` events are delivered and not settled, `waiting` ones wait for their next
+    delivery; `delivered` and `redeliveries` count since the node began. `holds_after` is the position after which the
+    subscription keeps events from scavenging, None when it keeps none.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a subscription has stored when it matters: for a consumer that waits for it, and at the end of a store."""
+"""What a subscription has stored when it matters, for one that waits and at the end, and what it says of itself."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from node_kit import events, opened, small
+from node_kit import commit, events, opened, small
 
 from shoal.errors import ShuttingDown
 from shoal.model import standing as standing_module
-from shoal.types import ANY_VERSION
+from shoal.store import subscriptions as subscriptions_module
+from shoal.types import ANY_VERSION, NewEvent
 
 LONG_MS = 5_000
 NEVER_MS = 3_600_000
@@ -115,3 +116,33 @@ async def test_what_is_read_for_a_consumer_while_the_store_closes_is_not_handed_
     monkeypatch.setattr(subscriptions._context, "read_applied", closing)
     with pytest.raises(ShuttingDown):
         await subscriptions.pull("sub")
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_where_nobody_consumes_stats_look_at_so_many_positions_a_call(
+    node, subscriptions, monkeypatch, stored
+):
+    """And metrics say what they found."""
+    monkeypatch.setattr(subscriptions_module, "LOOKED_AT", 100)
+    await append(node, 250)
+    await subscriptions.create("event_payload", {"n": -1}, "sub")
+    if stored:
+        await commit(node)
+
+    async def lags() -> tuple[int, float]:
+        return (await subscriptions.stats("sub")).lag, node.stats()["subscription_lag:main:sub"]
+
+    assert node.stats()["subscription_lag:main:sub"] == 250
+    assert [await lags() for _ in range(4)] == [(150, 150), (50, 50), (0, 0), (0, 0)]
+    await node.store("main").streams.append("s", ANY_VERSION, [NewEvent("e", {"n": -1})])
+    await append(node, 10)
+    assert await lags() == await lags() == (11, 11)
+    found = await subscriptions.pull("sub")
+    await subscriptions.ack_leases("sub", leases(found))
+    await subscriptions.leave("sub", "default")
+    assert await lags() == (0, 0)
+    subscriptions._drop_idle()
+    assert not subscriptions._pumps
+    assert node.stats()["subscription_lag:main:sub"] == 0
+    await subscriptions.reset("sub", "beginning")
+    assert await lags() == (161, 161)

@@ -60,31 +60,39 @@ class Source:
 
     async def next(self, count: int) -> list[Row]:
         """The next matching rows, at most `count`; none when the head is reached. Raises Timeout, ShuttingDown."""
+        await self._look(count, MAX_VERSION)
+        return [self._ahead.popleft() for _ in range(min(count, len(self._ahead)))]
+
+    async def settled_through(self, settled: Collection[int], through: int) -> int:
+        """Up to where nothing matches but what is at `settled` positions, looking no further than `through`.
+
+        Raises as `next`.
+        """
+        while True:
+            await self._look(1, through)
+            if not self._ahead or self._ahead[0][2] not in settled:
+                return self.scanned
+            self._ahead.popleft()
+
+    async def _look(self, count: int, through: int) -> None:
+        """Have the next matching rows up to `through` ahead, if there are any."""
         memory = self._context.memory
         self.stop_listening()
         if self._ahead and memory.deletes != self._deletes:
             self._reached = self.scanned  # some of them may be hidden now
             self._ahead.clear()
-        while not self._ahead and self._reached < memory.state.position:
+        while not self._ahead and self._reached < min(through, memory.state.position):
             self._deletes = memory.deletes
             if self._reached < memory.base:
-                await self._read(count)
+                await self._read(count, through)
             else:
-                self._look_at_tail(count)
+                self._look_at_tail(count, through)
                 if not self._ahead:
                     await asyncio.sleep(0)
-        return [self._ahead.popleft() for _ in range(min(count, len(self._ahead)))]
 
-    async def settled_through(self, settled: Collection[int]) -> int:
-        """Up to where nothing matches but what is at `settled` positions. Raises as `next`."""
-        while found := await self.next(1):
-            if found[0][2] not in settled:
-                return found[0][2] - 1
-        return self.scanned
-
-    def _look_at_tail(self, count: int) -> None:
+    def _look_at_tail(self, count: int, through: int) -> None:
         memory, matches = self._context.memory, self._selector.matches
-        high = min(memory.state.position, self._reached + max(count, TAIL_ROWS))
+        high = min(through, memory.state.position, self._reached + max(count, TAIL_ROWS))
         size = 0
         for row in memory.rows(self._reached + 1, high, backward=False):
             if matches(row) and not memory.hides(row):
@@ -95,12 +103,12 @@ class Source:
                     break
         self._reached = high
 
-    async def _read(self, count: int) -> None:
+    async def _read(self, count: int, through: int) -> None:
         context, selector = self._context, self._selector
-        base = context.memory.base
+        high = min(through, context.memory.base)
         readable = context.memory.readable_now()
         limit = max(count, AHEAD_ROWS) if selector.residual is None else RESIDUAL_ROWS
-        bounds = Bounds(self._reached + 1, base, "forward", limit, max(AHEAD_BYTES, count * 1024))
+        bounds = Bounds(self._reached + 1, high, "forward", limit, max(AHEAD_BYTES, count * 1024))
         rows, reached = await context.reader.run(partial(_matching, context.queries, selector, bounds))
         self._ahead.extend(readable(rows))
         self._reached = reached

@@ -56,6 +56,8 @@ MAX_DELAY_MS = 86_400_000
 MAX_LEASES = 10_000
 REASON_BYTES = 1_000
 CONSUMER_BYTES = 128
+LOOKED_AT = 10_000
+"""Positions that a call of `stats` looks at, at most."""
 IDLE_PUMPS = 16
 """Pumps that may be there without consumers; from then on they are looked for when their number has doubled."""
 
@@ -69,6 +71,7 @@ class LocalSubscriptions(DefinedSubscriptions):
         self._exchange = Exchange()
         self._pumps: dict[str, Pump] = {}
         self._counts: dict[str, tuple[int, int]] = {}
+        self._looked: dict[str, tuple[int, int]] = {}  # life, and up to where nothing is left to deliver
         self._closed = False
         self._drop_at = IDLE_PUMPS
         memory = context.memory
@@ -90,6 +93,7 @@ class LocalSubscriptions(DefinedSubscriptions):
         """A subscription was changed or deleted."""
         if isinstance(change, SubscriptionDeleted):
             self._counts.pop(change.name, None)
+            self._looked.pop(change.name, None)
             self._resumed.discard(change.name)
             pump = self._pumps.pop(change.name, None)
             if pump is not None:
@@ -248,6 +252,7 @@ class LocalSubscriptions(DefinedSubscriptions):
         """Nobody consumes these: what they know is stored."""
         for name in [name for name, pump in self._pumps.items() if pump.idle]:
             self._counts[name] = self._delivered(name)
+            self._looked[name] = (self._pumps[name].delivery.life, self._pumps[name].reached)
             self._pumps.pop(name).end()
         self._drop_at = 2 * len(self._pumps) + IDLE_PUMPS
 
@@ -295,15 +300,11 @@ class LocalSubscriptions(DefinedSubscriptions):
     async def stats(self, name: str) -> SubscriptionStats:
         """See shoal.store.api.Subscriptions."""
         context = self._context
-        state = self._state(name)
-        if name in self._pumps:
-            reached = self._reached(state)
-        else:
-            selector = compile_selector(state.definition)
-            source = Source(context, self._exchange, selector, state.checkpoint)
-            reached = await source.settled_through(set(state.settled))
+        if name not in self._pumps:
+            await self._look(self._state(name))
         parked = await context.read_applied(context.queries.parked_count, name)
-        head = context.memory.state.position
+        state, head = self._state(name), context.memory.state.position
+        reached = self._reached(state)
         delivered, redeliveries = self._delivered(name)
         delivery = self._pumps[name].delivery if name in self._pumps else None
         kept = holds(state, context.memory.state.epoch_us) and reached < head
@@ -321,9 +322,19 @@ class LocalSubscriptions(DefinedSubscriptions):
             holds_after=reached if kept else None,
         )
 
+    async def _look(self, state: SubscriptionState) -> None:
+        """See how far nothing is left to deliver; the next call goes on from there."""
+        after = self._reached(state)
+        source = Source(self._context, self._exchange, compile_selector(state.definition), after)
+        reached = await source.settled_through(set(state.settled), after + LOOKED_AT)
+        if state.name in self._context.memory.subscriptions:
+            self._looked[state.name] = (state.life, reached)
+
     def _reached(self, state: SubscriptionState) -> int:
+        life, looked = self._looked.get(state.name, (state.life, 0))
+        reached = max(state.checkpoint, looked) if life == state.life else state.checkpoint
         pump = self._pumps.get(state.name)
-        return state.checkpoint if pump is None else max(state.checkpoint, pump.reached)
+        return reached if pump is None else max(reached, pump.reached)
 
     def _delivered(self, name: str) -> tuple[int, int]:
         delivered, redeliveries = self._counts.get(name, (0, 0))
