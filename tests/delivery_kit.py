@@ -100,7 +100,9 @@ class Bench:
         self.rows = [*getattr(self, "rows", []), *rows]
 
     def lease(self, consumer: str = "c", count: int = 100) -> list[int]:
-        return [item.position for item in self.delivery.lease(consumer, count, self.now_ms)]
+        items = self.delivery.lease(consumer, count, self.now_ms)
+        self.delivery.handed_out(items)
+        return [item.position for item in items]
 
     def tokens(self, *positions: int) -> list[Any]:
         """The leases of positions as they are now."""

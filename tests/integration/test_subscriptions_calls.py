@@ -218,6 +218,8 @@ async def test_what_comes_again_comes_in_batches_that_fit_memory(node, subscript
         found.append(batch)
         assert sum(len(event.data_raw) for event in batch) <= 16_000
         await subscriptions.ack_leases("sub", leases(batch))
+    stats = await subscriptions.stats("sub")
+    assert (stats.delivered, stats.redeliveries) == (18, 8)  # what was cut off never left
     assert [at for batch in found for at in places(batch)] == list(range(1, 11))
     assert (await subscriptions.get("sub")).checkpoint == 10
 

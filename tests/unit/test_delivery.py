@@ -354,6 +354,17 @@ def test_a_replay_is_not_what_was_delivered_up_to() -> None:
     assert bench.settle().checkpoint == 2
 
 
+def test_what_never_left_does_not_count() -> None:
+    bench = Bench("aa")
+    delivery = bench.delivery
+    items = delivery.lease("c", 2, 0)
+    delivery.handed_out(items[:1])
+    delivery.give_back(items)
+    assert (delivery.delivered, delivery.redeliveries) == (1, 0)
+    assert bench.lease() == [1, 2]
+    assert (delivery.delivered, delivery.redeliveries) == (3, 1)
+
+
 def test_redeliveries_count_what_an_earlier_leader_delivered() -> None:
     bench = Bench("a")
     bench.lease()

@@ -389,6 +389,7 @@ def test_another_life_begins_with_the_same_consumers_and_no_leases() -> None:
     bench = Bench("aa", "one", "two")
     old = bench.delivery
     items = old.lease("one", 1, 0)
+    old.handed_out(items)
     old.ack(bench.tokens(1), 0, HEAD)
     old.take_settlement()
     bench.replica.reset("beginning")

@@ -170,18 +170,23 @@ class Delivery(Standing):
         return item.suspect and (item.failures > 0 or not self.options.max_retries)
 
     def _take(self, item: Item, consumer: str, now_ms: int) -> None:
-        if item.taken or item.failures:
-            self.redeliveries += 1
         item.taken = True
         item.attempt += 1
         self._lease(item, consumer, now_ms + self.options.ack_timeout_ms)
-        self.delivered += 1
         if not item.replay and item.position > self._highest:
             self._highest = item.position
         if item.suspect:
             self._record(item, item.failures + 1, ENDED_THE_NODE, replaying=False)
             if self._travels_alone(item):
                 self._alone = item
+
+    def handed_out(self, items: Iterable[Item]) -> None:
+        """These items, leased just now, go to their consumer: they count as delivered."""
+        for item in items:
+            self.delivered += 1
+            if item.sent or item.failures:
+                self.redeliveries += 1
+            item.sent = True
 
     def must_record(self, items: Iterable[Item]) -> bool:
         """Whether a settlement must be decided before these leased items may go out."""

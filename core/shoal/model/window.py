@@ -29,10 +29,10 @@ class Item:
     """One event: where it is, how it stands, and its row while it has not been delivered.
 
     `failures` are those that count towards parking, `attempt` numbers its deliveries, `taken` says that there was one
-    from this window. `replay` marks a parked event that is delivered again, `stored` one that may be among the parked
-    events all the same, `suspect` one that may have been in flight when the node ended. `queued` says that it stands
-    among what comes again, `call` in which call it was leased last. `before` and `after` are its neighbours of the same
-    stream, where order is kept.
+    from this window, `sent` that one has left it. `replay` marks a parked event that is delivered again, `stored` one
+    that may be among the parked events all the same, `suspect` one that may have been in flight when the node ended.
+    `queued` says that it stands among what comes again, `call` in which call it was leased last. `before` and `after`
+    are its neighbours of the same stream, where order is kept.
     """
 
     __slots__ = (
@@ -47,6 +47,7 @@ class Item:
         "queued",
         "replay",
         "row",
+        "sent",
         "state",
         "stored",
         "stream_id",
@@ -66,6 +67,7 @@ class Item:
         self.consumer = ""
         self.due_ms = 0
         self.taken = False
+        self.sent = False
         self.replay = False
         self.stored = False
         self.suspect = False

@@ -14,7 +14,7 @@ from shoal.model.lease import Lease
 from shoal.model.machine import Row
 from shoal.model.selectors import Selector
 from shoal.model.subscriptions import SubscriptionChanged, SubscriptionState, subscription_not_found
-from shoal.model.window import Item
+from shoal.model.window import LEASED, Item
 from shoal.store.context import StoreContext
 from shoal.store.exchange import Exchange
 from shoal.store.settling import Settling
@@ -222,6 +222,7 @@ class Pump:
                     for item in items
                     if item.position in rows
                 ]
+                delivery.handed_out(item for item in items if item.position in rows and item.state == LEASED)
         finally:
             if not batch:
                 delivery.give_back(items)
