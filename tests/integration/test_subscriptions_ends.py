@@ -57,6 +57,19 @@ async def test_a_lazy_ack_is_stored_when_a_consumer_waits_for_it(node, subscript
     assert (await subscriptions.get("sub")).checkpoint == 1
 
 
+async def test_a_standby_that_asks_does_not_have_lazy_acks_stored(node, subscriptions):
+    await append(node, 2)
+    await subscriptions.create("all", None, "sub", **LAZY, ordered=True)
+    await subscriptions.nack(
+        "sub", leases(await subscriptions.pull("sub", 1, 0, "active")), delay_ms=NEVER_MS
+    )
+    settling = subscriptions._pumps["sub"]._settling
+    assert await subscriptions.pull("sub", 1, 0, "standby") == []
+    assert settling._due is None
+    assert await subscriptions.pull("sub", 1, 0, "active") == []
+    assert settling._due is not None
+
+
 async def test_a_lazy_ack_is_stored_when_there_is_no_room_for_more(node, subscriptions, monkeypatch):
     monkeypatch.setattr(standing_module, "AHEAD_ITEMS", 2)
     await append(node, 10)

@@ -162,8 +162,6 @@ class Pump:
             finally:  # also when this one failed, or is gone: the others still wait
                 self._call_waiting()
                 self._keep_time()
-        if not batch and self.delivery.unreplicated and self.delivery.stalls:
-            self._settling.soon()  # for which a lazy ack would wait: but somebody waits for it
         self._tell(len(batch))
         return batch
 
@@ -177,6 +175,8 @@ class Pump:
                 await self._load_replays(delivery)
             items = await self._lease_next(delivery, consumer, count)
             if not items:
+                if delivery.unreplicated and delivery.stalls:
+                    self._settling.soon()  # a lazy ack would go later: but somebody waits for it
                 break
             batch = await self._made_out(delivery, items)
         return batch
