@@ -33,6 +33,7 @@ _EXIT_CODES: Final[tuple[tuple[type[errors.ShoalError], int], ...]] = (
     (errors.EventIdReused, CONFLICT),
     (errors.AlreadyExists, CONFLICT),
     (errors.Ambiguous, CONFLICT),
+    (errors.LeaseExpired, CONFLICT),
     (errors.StreamNotFound, NOT_FOUND),
     (errors.StreamTombstoned, NOT_FOUND),
     (errors.NotFound, NOT_FOUND),
@@ -93,6 +94,8 @@ def advice(error: errors.ShoalError) -> str:
     if error.outcome == "unknown":
         return "; ".join(notes) or _UNKNOWN
     hint = next((text for kind, text in _ADVICE if isinstance(error, kind)), "")
+    if isinstance(error, errors.NotFound) and "subscription" in error.facts:
+        hint = "`shoal subscription list` lists those there are"
     return "; ".join(filter(None, (*notes, hint)))
 
 

@@ -86,6 +86,7 @@ def _all_errors(kind: type[errors.ShoalError] = errors.ShoalError) -> Iterator[t
         (errors.WrongExpectedVersion("s", -1, 3), 3),
         (errors.ConditionFailed(7), 3),
         (errors.EventIdReused("s", "e"), 3),
+        (errors.LeaseExpired("the lease is over", leases=["l"]), 3),
         (errors.StreamNotFound("s"), 4),
         (errors.StreamTombstoned("s"), 4),
         (errors.NotFound("there is no store 'x'"), 4),

@@ -15,7 +15,7 @@ from cli_kit import Recorder, run
 from click.testing import CliRunner
 
 from shoal import errors
-from shoal_host.exits import visible
+from shoal_host.exits import advice, visible
 from shoal_host.group import main
 from shoal_host.json_text import read_json
 from shoal_host.local_board import require_free
@@ -152,6 +152,12 @@ def test_a_taken_port_is_refused_in_the_words_of_make_where_make_called() -> Non
         assert "make run ARGS='--listen 127.0.0.1:" in result.stderr
         with pytest.raises(errors.ConfigError, match=r"another with --listen 127\.0\.0\.1:"):
             require_free(f"127.0.0.1:{port}")
+
+
+def test_a_missing_subscription_is_told_where_to_look_and_other_things_are_not() -> None:
+    missing = errors.NotFound("subscription 's' does not exist", subscription="s")
+    assert advice(missing) == "`shoal subscription list` lists those there are"
+    assert not advice(errors.NotFound("there is no store 's'"))
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
