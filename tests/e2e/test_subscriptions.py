@@ -292,15 +292,18 @@ async def subscribing(board: Shoald, *arguments: str) -> tuple[Process, asyncio.
     return process, process.stdout
 
 
-async def test_ctrl_c_gives_back_what_is_leased(board: Shoald, session: aiohttp.ClientSession) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+async def test_ctrl_c_and_sigterm_give_back_what_is_leased(
+    board: Shoald, session: aiohttp.ClientSession, number: signal.Signals, code: int
+) -> None:
     await append(session, board, "hall", [an_event(n) for n in range(3)])
     process, printed = await subscribing(board, "hall", "--no-ack")
     for _ in range(3):
         await asyncio.wait_for(printed.readline(), PATIENCE_S)
     assert (await stats(session, board))["in_flight"] == 3
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
-    assert (process.returncode, out, err) == (130, b"", b"")
+    assert (process.returncode, out, err) == (code, b"", b"")
     now = await stats(session, board)
     assert (now["in_flight"], now["consumers"], now["checkpoint"]) == (0, [], 0)
 

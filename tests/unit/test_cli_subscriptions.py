@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -174,26 +175,23 @@ async def _park(directory: Path) -> None:
             await store.subscriptions.nack("sub", [event.lease], "park", reason="too\nloud")
 
 
-async def test_parked_events_are_listed_and_replayed(tmp_path: Path) -> None:
-    """The commands run a loop of their own, so they are called from a thread."""
-    import asyncio
-
+def test_parked_events_are_listed_and_replayed(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
-    await asyncio.to_thread(shell, "append", "b", "rang", "1")
-    await asyncio.to_thread(shell, "append", "b", "rang", "2")
-    await _park(tmp_path)
-    lines = (await asyncio.to_thread(shell, "subscription", "parked", "sub")).stdout.splitlines()
+    shell("append", "b", "rang", "1")
+    shell("append", "b", "rang", "2")
+    asyncio.run(_park(tmp_path))
+    lines = shell("subscription", "parked", "sub").stdout.splitlines()
     assert lines[0] == "position\ttime\tevent\tattempts\treason\tdata"
     assert [line.split("\t")[2:] for line in lines[1:]] == [
         ["b@0", "1", "too loud", "1"],
         ["b@1", "1", "too loud", "2"],
     ]
-    page = await asyncio.to_thread(shell.json, "subscription", "parked", "sub", "--limit", "1")
+    page = shell.json("subscription", "parked", "sub", "--limit", "1")
     assert (page["events"][0]["reason"], page["next"]) == ("too\nloud", 1)
-    replayed = await asyncio.to_thread(shell, "subscription", "replay", "sub", "--limit", "1")
+    replayed = shell("subscription", "replay", "sub", "--limit", "1")
     assert replayed.stdout == "1 parked events of sub are delivered again\n"
-    listed = await asyncio.to_thread(shell, "subscription", "parked", "sub")
+    listed = shell("subscription", "parked", "sub")
     assert "too loud (delivered again)" in listed.stdout
-    (event,) = await asyncio.to_thread(shell.events, "subscribe", "sub", "--count", "1")
+    (event,) = shell.events("subscribe", "sub", "--count", "1")
     assert (event["version"], event["attempt"]) == (0, 2)
-    assert (await asyncio.to_thread(shell.json, "subscription", "replay", "sub")) == {"replayed": 1}
+    assert shell.json("subscription", "replay", "sub") == {"replayed": 1}

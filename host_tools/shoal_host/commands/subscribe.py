@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -87,7 +89,7 @@ def subscribe(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Show the events of the subscription NAME as they come, and ack each when it is shown, until Ctrl-C.
+    """Show the events of the subscription NAME as they come, and ack each when it is shown, until Ctrl-C or SIGTERM.
 
     A subscription that is not there is made, and needs to know what it selects: STREAM, or one of the options
     for it. It remembers what was acked: the same command goes on where it stood. With --json one event per line
@@ -101,8 +103,9 @@ def subscribe(
     async def follow(store: Store) -> None:
         kind, selector = wanted or await _existing(store, name)
         subscription = store.subscriptions.subscribe(kind, selector, name, consumer=consumer, **given)
-        async with subscription:
-            await _show_and_ack(subscription, count, no_ack=no_ack, as_json=as_json)
+        with _until_sigterm():
+            async with subscription:
+                await _show_and_ack(subscription, count, no_ack=no_ack, as_json=as_json)
 
     with_store(target if as_json else replace(target, on_tail=_note_change), follow)
 
@@ -150,6 +153,28 @@ async def _existing(store: Store, name: str) -> Selection:
             "--pattern, --payload or --tag"
         ) from error
     return found.type, found.selector
+
+
+@contextmanager
+def _until_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block, and is no error: it stops a service, whose leases are given back as after Ctrl-C."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    told = False
+
+    def end() -> None:
+        nonlocal told
+        told = True
+        if task is not None:
+            task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, end)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not told:
+            raise
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 async def _show_and_ack(consumer: Consumer, count: int | None, *, no_ack: bool, as_json: bool) -> None:
