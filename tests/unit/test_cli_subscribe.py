@@ -10,7 +10,7 @@ import pytest
 from cli_kit import Recorder, run
 
 from shoal.errors import LeaseExpired, NotFound, ShoalError, Unreachable
-from shoal.types import Delivered, Subscription, SubscriptionOptions
+from shoal.types import Delivered, Strategy, Subscription, SubscriptionOptions, SubscriptionStats
 from shoal_host.options import Target
 
 NOBODY = Target((), None, "main")
@@ -27,11 +27,17 @@ class Scripted(Recorder):
         self._answers = list(answers)
         self._found = found
         self._next = 0
+        self.strategy: Strategy = "single"
+        self.others: list[str] = []
 
     async def get(self, name: str) -> Subscription:
         if self._found is not None:
             raise self._found
-        return Subscription(name, "all", None, "beginning", SubscriptionOptions(), 0, 0)
+        options = SubscriptionOptions(strategy=self.strategy)
+        return Subscription(name, "all", None, "beginning", options, 0, 0)
+
+    async def stats(self, name: str) -> SubscriptionStats:
+        return SubscriptionStats(name, 0, 9, 9, 0, 0, 0, 0, 0, self.others, None)
 
     def subscribe(self, *_definition: Any, **_options: Any) -> Any:
         return self
@@ -88,3 +94,27 @@ def test_a_lost_board_is_told_to_people_only(options: tuple[str, ...], told: boo
     run("subscribe", "sub", "--count", "1", *options, store=store)
     (target,) = store.targets
     assert (target.on_tail is not NOBODY.on_tail) is told
+
+
+@pytest.mark.parametrize(
+    ("others", "strategy", "options", "told"),
+    [
+        (
+            ["fir\x1bst", "second"],
+            "single",
+            (),
+            ["shoal: fir\\x1bst consumes sub; events come here when it is gone"],
+        ),
+        ([], "single", (), []),
+        (["first"], "round_robin", (), []),
+        (["first"], "single", ("--json",), []),
+        (["first"], "single", ("--consumer", "first"), []),
+    ],
+)
+def test_whoever_will_see_nothing_for_now_is_told_why(
+    others: list[str], strategy: Strategy, options: tuple[str, ...], told: list[str]
+) -> None:
+    store = Scripted([None] * 2)
+    store.others, store.strategy = others, strategy
+    result = run("subscribe", "sub", "--count", "1", *options, store=store)
+    assert (result.exit_code, result.stderr.splitlines()) == (0, told)

@@ -148,6 +148,16 @@ def test_looking_after_subscriptions(shoal: Shell) -> None:
     assert "OPTION=VALUE" in shoal("subscription", "set", "alarms", "ordered", code=2).stderr
 
 
+def test_streams_whose_names_differ_by_a_line_break_are_told_apart(shoal: Shell) -> None:
+    for name, stream_id in (("one", "x y"), ("two", "x\ny")):
+        shoal("append", stream_id, "t", "1")
+        shoal("subscribe", name, stream_id, "--count", "1")
+    assert [line.split("\t")[2] for line in shoal("subscription", "list").stdout.splitlines()[1:]] == [
+        "x y",
+        "x\\ny",
+    ]
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -186,10 +196,12 @@ def test_parked_events_are_listed_and_replayed(tmp_path: Path) -> None:
         ["b@0", "1", "too loud", "1"],
         ["b@1", "1", "too loud", "2"],
     ]
+    assert shell("subscription", "parked", "sub", "--limit", "1").stderr == "there are more: --after 1\n"
+    assert shell("subscription", "parked", "sub").stderr == ""
     page = shell.json("subscription", "parked", "sub", "--limit", "1")
     assert (page["events"][0]["reason"], page["next"]) == ("too\nloud", 1)
     replayed = shell("subscription", "replay", "sub", "--limit", "1")
-    assert replayed.stdout == "1 parked events of sub are delivered again\n"
+    assert replayed.stdout == "1 parked event of sub is delivered again\n"
     listed = shell("subscription", "parked", "sub")
     assert "too loud (delivered again)" in listed.stdout
     (event,) = shell.events("subscribe", "sub", "--count", "1")

@@ -15,7 +15,7 @@ import msgspec
 from shoal.errors import LeaseExpired, NotFound, ShoalError
 from shoal.store.api import Consumer, Store
 from shoal.types import MAX_VERSION, Delivered, SubscriptionType
-from shoal_host.exits import one_line
+from shoal_host.exits import one_line, visible
 from shoal_host.json_text import read_json
 from shoal_host.options import NAME, Target, target_options, with_store
 from shoal_host.output import event_fields, note, print_event
@@ -69,7 +69,11 @@ Examples:
 @click.option("--ack-timeout-ms", type=click.IntRange(1), help="Time after which an event comes again.")
 @click.option("--max-retries", type=click.IntRange(0), help="Failures after the first until it is parked.")
 @click.option("--count", type=click.IntRange(1), help="End after so many events.")
-@click.option("--no-ack", is_flag=True, help="Only look: the events come again.")
+@click.option(
+    "--no-ack",
+    is_flag=True,
+    help="Only look: the events come again, and have failed if they were not acked in time.",
+)
 @target_options
 def subscribe(
     target: Target,
@@ -105,6 +109,8 @@ def subscribe(
         subscription = store.subscriptions.subscribe(kind, selector, name, consumer=consumer, **given)
         with _until_sigterm():
             async with subscription:
+                if not as_json:
+                    await _note_others(store, name, consumer)
                 await _show_and_ack(subscription, count, no_ack=no_ack, as_json=as_json)
 
     with_store(target if as_json else replace(target, on_tail=_note_change), follow)
@@ -153,6 +159,14 @@ async def _existing(store: Store, name: str) -> Selection:
             "--pattern, --payload or --tag"
         ) from error
     return found.type, found.selector
+
+
+async def _note_others(store: Store, name: str, own: str | None) -> None:
+    """Whoever will see nothing for now should know why. A consumer of the name `own` is this one, come back."""
+    found, stats = await store.subscriptions.get(name), await store.subscriptions.stats(name)
+    if found.options.strategy == "single" and stats.consumers and stats.consumers[0] != own:
+        first = visible(stats.consumers[0])
+        note(f"shoal: {first} consumes {visible(name)}; events come here when it is gone")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from shoal_host.commands.subscribe import START
 from shoal_host.exits import visible
 from shoal_host.json_text import read_json
 from shoal_host.options import NAME, Target, target_options, with_store
-from shoal_host.output import brief_payload, event_fields, local_time, print_json, print_table
+from shoal_host.output import brief_payload, event_fields, local_time, note, print_json, print_table
 
 _OPTIONS: Final = SubscriptionOptions.__struct_fields__
 
@@ -125,6 +125,8 @@ def parked(target: Target, name: str, *, after: int, limit: int, as_json: bool) 
         return
     columns = ("position", "time", "event", "attempts", "reason", "data")
     print_table(columns, [_parked_row(event) for event in page.events])
+    if page.next is not None:
+        note(f"there are more: --after {page.next}")
 
 
 @subscription.command(
@@ -143,7 +145,8 @@ def replay(target: Target, name: str, *, limit: int | None, as_json: bool) -> No
     if as_json:
         print_json({"replayed": replayed})
     else:
-        click.echo(f"{replayed} parked events of {visible(name)} are delivered again")
+        events, are = ("event", "is") if replayed == 1 else ("events", "are")
+        click.echo(f"{replayed} parked {events} of {visible(name)} {are} delivered again")
 
 
 @subscription.command(
@@ -209,7 +212,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _selector(one: Subscription) -> str:
-    return "" if one.selector is None else _shown(one.selector)
+    return "" if one.selector is None else visible(_shown(one.selector))
 
 
 def _shown(value: Any) -> str:
