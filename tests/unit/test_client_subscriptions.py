@@ -11,6 +11,7 @@ from scripted_board import Pauses, ScriptedBoard, Step, answer, hang_up, problem
 from shoal.client import RemoteStore, RetryPolicy, connect
 from shoal.errors import (
     AlreadyExists,
+    Forbidden,
     InvalidRequest,
     LeaseExpired,
     NotFound,
@@ -409,3 +410,21 @@ async def test_a_consumer_waits_for_a_board_that_is_away_and_says_so_once(client
         assert [path for _, path, _ in sent(board)][1:5] == ["/sub/pull"] * 4
     assert [type(error) for error in told] == [Unreachable, type(None)]
     assert clients.pauses.ms == [100, 200, 400]
+
+
+async def test_a_token_that_may_only_read_can_use_what_is_there(clients):
+    refused = problem(403, "forbidden")
+    came = answer({"events": [EVENT | {"lease": "l-1", "attempt": 1}]})
+    async with ScriptedBoard(refused, FOUND, came, CHECKPOINT, answer(None, 204)) as board:
+        subscriptions = clients.connect(board)
+        async with subscriptions.subscribe("tags", {"all": ["a"]}, "sub", ordered=True) as consumer:
+            await consumer.ack(await anext(consumer))
+    for given, options in ((["a", "b"], {}), ({"all": ["a"]}, {"ordered": False})):
+        async with ScriptedBoard(refused, FOUND) as board:
+            with pytest.raises(AlreadyExists):
+                async with clients.connect(board).subscribe("tags", given, "sub", **options):
+                    pass
+    async with ScriptedBoard(refused, MISSING) as board:
+        with pytest.raises(Forbidden):
+            async with clients.connect(board).subscribe("tags", {"all": ["a"]}, "sub"):
+                pass

@@ -11,7 +11,8 @@ from shoal.client import wire
 from shoal.client.retry import Effect
 from shoal.client.selections import BOUNDLESS, whole
 from shoal.client.transport import Options, Reply, Request, Transport
-from shoal.errors import InvalidRequest, NotFound, ShoalError
+from shoal.errors import AlreadyExists, Forbidden, InvalidRequest, NotFound, ShoalError
+from shoal.model.definitions import make_definition, make_options
 from shoal.model.names import check_stream_id
 from shoal.store.api import Consumer
 from shoal.store.checks import check_events
@@ -67,13 +68,33 @@ class RemoteSubscriptions:
     ) -> Consumer:
         return PullingConsumer(
             self,
-            lambda: self.create(type, selector, name, start_from=start_from, **options),
+            lambda: self._create_or_use(type, selector, name, start_from, options),
             name,
             own_name() if consumer is None else consumer,
             store_id=self._store_id,
             now_ms=self._transport.options.clock.monotonic_ms,
             endure=_Endurance(self._transport.options).endure,
         )
+
+    async def _create_or_use(
+        self, kind: Any, selector: Any, name: str, start_from: Beginning | int | None, options: dict[str, Any]
+    ) -> Subscription:
+        """As `create`; a token that may only read can use a subscription that is there, and is the same."""
+        try:
+            return await self.create(kind, selector, name, start_from=start_from, **options)
+        except Forbidden as error:
+            try:
+                found = await self.get(name)
+            except NotFound:
+                raise error from None
+        same = make_definition(kind, selector, None, BOUNDLESS) == make_definition(
+            found.type, found.selector, None, BOUNDLESS
+        )
+        if not same or make_options(options, found.options) != found.options:
+            raise AlreadyExists(
+                f"subscription {name!r} exists with another definition or other options", subscription=name
+            )
+        return found
 
     # -- definitions -----------------------------------------------------------------------------
 
