@@ -125,8 +125,13 @@ class Leader:
             event.done, event.pending, event.lease = "settled", True, None
 
     def expire(self, now_ms: int) -> None:
+        failed: set[str] = set()
         for event in self.open():
             if event.lease and event.due_ms <= now_ms:
+                if event.consumer in failed:
+                    self.give_back(event)
+                    continue
+                failed.add(event.consumer)
                 self.fail(event, now_ms, 0)
 
     def leave(self, consumer: str, now_ms: int, *, lost: bool) -> None:

@@ -390,3 +390,31 @@ async def test_other_errors_and_the_end_are_not_waited_out():
                 await anext(consumer)
             consumer._acks.add("l1")  # whoever leaves is not kept until the board is there again
     assert subscriptions.asked("leave") == ["me"]
+
+
+async def test_what_the_body_raised_on_has_failed_and_the_rest_has_not():
+    subscriptions = ScriptedSubscriptions(batch(1, 2, 3))
+    with pytest.raises(ZeroDivisionError):
+        async with subscriptions.consumer() as consumer:
+            await consumer.ack(await anext(consumer))
+            await anext(consumer)
+            1 / 0  # noqa: B018
+    assert subscriptions.asked("ack") == [["l1"]]
+    assert [(leases, action) for leases, action, *_ in subscriptions.asked("nack")] == [(["l2"], "retry")]
+    assert "ZeroDivisionError" in subscriptions.asked("nack")[0][3]
+
+
+async def test_who_is_cancelled_or_has_settled_all_fails_nothing():
+    for end in (asyncio.CancelledError, KeyboardInterrupt):
+        subscriptions = ScriptedSubscriptions(batch(1, 2))
+        with pytest.raises(end):
+            async with subscriptions.consumer() as consumer:
+                await anext(consumer)
+                raise end
+        assert subscriptions.asked("nack") == []
+    subscriptions = ScriptedSubscriptions(batch(1, 2))
+    with pytest.raises(ZeroDivisionError):
+        async with subscriptions.consumer() as consumer:
+            await consumer.ack(await anext(consumer))
+            1 / 0  # noqa: B018
+    assert subscriptions.asked("nack") == []

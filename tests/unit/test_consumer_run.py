@@ -226,3 +226,21 @@ async def test_it_tells_of_its_pool_once_and_of_each_event():
         assert (set(measurements), set(metadata)) == (set(declared.measurements), set(declared.metadata))
         assert (metadata["store_id"], metadata["subscription_id"]) == ("main", "sub")
     assert told[0][2]["pool_size"] == 3
+
+
+async def test_what_a_handler_raises_is_told(caplog):
+    subscriptions = ScriptedSubscriptions(batch(1, 2))
+    async with running(subscriptions, Handled({1})):
+        pass
+    (told,) = [record for record in caplog.records if record.name == "shoal.store.consumer"]
+    assert "s@1 is retried" in told.getMessage()
+    assert told.exc_info is not None
+
+
+async def test_a_handler_that_is_not_async_is_a_mistake_that_ends_the_run():
+    subscriptions = ScriptedSubscriptions(batch(1, 2))
+    async with subscriptions.consumer() as consumer:
+        with pytest.raises(TypeError, match="async def"):
+            await consumer.run(lambda event: None)
+    assert subscriptions.asked("ack") == []
+    assert subscriptions.asked("nack") == []

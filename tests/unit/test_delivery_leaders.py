@@ -401,3 +401,15 @@ def test_another_life_begins_with_the_same_consumers_and_no_leases() -> None:
     old.give_back(items)
     assert new.consumers.leased("one") == 2
     assert (new.in_flight, new.waiting) == (2, 0)
+
+
+def test_of_a_batch_that_runs_out_only_the_first_has_failed() -> None:
+    """A consumer died of one event: its neighbours, which it never looked at, are not to be parked for it."""
+    bench = Bench("aaa", max_retries=1)
+    for _ in range(2):
+        assert bench.lease() == [1, 2, 3]
+        bench.later(30_000)
+    bench.settle()
+    assert bench.parked() == [1]
+    assert [bench.delivery._window.get(at).failures for at in (2, 3)] == [0, 0]
+    assert bench.lease() == [2, 3]

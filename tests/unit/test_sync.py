@@ -289,6 +289,20 @@ def test_handlers_run_in_the_callers_thread_one_after_the_other(scripted):
     ]
 
 
+def test_an_async_handler_is_refused_before_anything_is_acked(scripted):
+    store, subscriptions = scripted(batch(1))
+
+    async def handle(event) -> None:
+        raise AssertionError("nobody would await it")
+
+    with (
+        store.subscriptions.subscribe("all", None, "sub") as consumer,
+        pytest.raises(TypeError, match="plain"),
+    ):
+        consumer.run(handle)
+    assert subscriptions.asked("ack") == []
+
+
 def test_ctrl_c_in_a_handler_ends_the_run(scripted):
     store, subscriptions = scripted(batch(1, 2))
 

@@ -3,8 +3,9 @@
 Pure: time is an argument, and what must be replicated is collected until `take_settlement` gives it to be proposed as
 one command. `confirm` says that it was decided, `revert` that it was not, or that nobody knows.
 
-An event is leased to one consumer until `ack_timeout_ms` has passed. One that failed (nack, lease run out, its
-consumer lost while it was the first of its leases) comes again, and is parked after `max_retries` more failures.
+An event is leased to one consumer until `ack_timeout_ms` has passed. One that failed (nack; its consumer lost, or
+silent until the lease ran out, while it was the first of its leases) comes again, and is parked after `max_retries`
+more failures.
 With `ordered` an event of a stream is delivered only when those before it are settled, or with them in one batch; a
 failure takes back what its consumer holds of the stream behind it, and behind a parked event the rest of its stream
 is parked too.
@@ -220,11 +221,19 @@ class Delivery(Standing):
         self.give_back(items)
 
     def expire(self, now_ms: int) -> None:
-        """Leases that have run out have failed, pauses before a retry are over, silent consumers are gone."""
+        """Leases run out and pauses before a retry end, silent consumers are gone.
+
+        Of what a consumer lets run out at once the first has failed: it may be what the consumer hangs on, or died of.
+        The others it may never have looked at; they come again all the same.
+        """
+        failed: set[str] = set()
         for item in self._window.overdue(now_ms):
             if item.state == WAITING:
                 self._turns.again(item)
+            elif item.state == LEASED and item.consumer in failed:
+                self.give_back((item,))
             elif item.state == LEASED:
+                failed.add(item.consumer)
                 self._fail(item, f"not acked in {self.options.ack_timeout_ms} ms", now_ms, 0)
         for name in self.consumers.gone(now_ms, self.options.consumer_timeout_ms):
             self.consumers.leave(name)  # its leases run out by themselves: they were promised for so long

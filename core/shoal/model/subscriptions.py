@@ -180,11 +180,18 @@ def _check_same(known: SubscriptionState, command: CreateSubscription) -> None:
     ]
     if differs:
         raise AlreadyExists(
-            f"subscription {known.name!r} exists with another {', '.join(differs)}; "
-            "choose another name, change its options, or delete it first",
+            f"subscription {known.name!r} exists with another {', '.join(differs)}; {_way_out(differs)}",
             subscription=known.name,
             differs=differs,
         )
+
+
+def _way_out(differs: list[str]) -> str:
+    if differs[0] in ("type", "selector"):
+        return "choose another name, or delete it first"
+    if differs == ["start_from"]:
+        return "leave start_from out, and reset it if it is to begin elsewhere"
+    return "leave that out, or change its options"
 
 
 def _delete(known: SubscriptionState, command: DeleteSubscription) -> Outcome:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from inspect import isawaitable
 from typing import Literal, Self, TypeVar
 
 from shoal import telemetry
@@ -24,6 +26,8 @@ LARGEST_BATCH = 1_000
 WAITING_ACKS = 256
 ACK_AFTER_MS = 100
 REASON_BYTES = 1_000
+
+_log = logging.getLogger(__name__)
 
 Handler = Callable[[Delivered], Awaitable[None]]
 Endure = Callable[[ShoalError | None], Awaitable[None]]
@@ -150,6 +154,7 @@ class PullingConsumer:
         self._state: Literal["new", "entered", "left"] = "new"
         self._iterating = False
         self._buffer: deque[Delivered] = deque()
+        self._handed: Delivered | None = None
         self._last_lease = ""
         self._pulling: asyncio.Task[tuple[list[Delivered], int]] | None = None
 
@@ -165,14 +170,15 @@ class PullingConsumer:
 
     async def __aexit__(self, *exc: object) -> None:
         self._state = "left"
+        error = exc[1] if len(exc) > 1 else None
         try:
-            await self._leave()
+            await self._leave(error if isinstance(error, Exception) else None)
         except Exception:
             # What ended the body says more than what followed from it.
-            if not exc or exc[0] is None:
+            if error is None:
                 raise
 
-    async def _leave(self) -> None:
+    async def _leave(self, failure: Exception | None) -> None:
         """Each step is tried whatever became of the one before; each ends by the store's own timeouts."""
         try:
             if self._pulling is not None:
@@ -181,6 +187,9 @@ class PullingConsumer:
         finally:
             try:
                 await _unless_gone(self.flush())
+                if failure is not None and self._handed is not None:  # what the body raised on has failed
+                    lease, reason = self._handed.lease, _reason(failure)
+                    await _unless_gone(self._subscriptions.nack(self.name, [lease], "retry", None, reason))
             finally:
                 await _unless_gone(self._subscriptions.leave(self.name, self.consumer))
 
@@ -195,7 +204,8 @@ class PullingConsumer:
             if self._acks.due():
                 await self.flush()
             await self._fill()
-            return self._buffer.popleft()
+            self._handed = self._buffer.popleft()
+            return self._handed
         finally:
             self._iterating = False
 
@@ -258,6 +268,7 @@ class PullingConsumer:
     async def ack(self, event: Delivered) -> None:
         """See shoal.store.api.Consumer. LeaseExpired may name earlier events too: all it names come again."""
         self._check_not_left()
+        self._handed = None
         self._acks.add(event.lease)
         # A redelivered event may be one that kills its consumer: those before it must not die with it. And while
         # a pull waits, no further ack may come for long.
@@ -274,6 +285,7 @@ class PullingConsumer:
     ) -> None:
         """See shoal.store.api.Consumer. LeaseExpired may name earlier acks, which go first."""
         self._check_not_left()
+        self._handed = None
         expired: LeaseExpired | None = None
         try:
             await self.flush()
@@ -344,9 +356,22 @@ class PullingConsumer:
         failure: Exception | None = None
         began_ns = time.perf_counter_ns()
         try:
-            await handler(event)
+            handling = handler(event)
+            if isawaitable(handling):
+                await handling
         except Exception as error:  # noqa: BLE001 - whatever it is, the event has failed
+            _log.exception(
+                "subscription %r: %s@%d is retried, its handler failed",
+                self.name,
+                event.stream_id,
+                event.version,
+            )
             failure = error
+        else:
+            if not isawaitable(handling):
+                raise TypeError(
+                    "the handler must be an `async def` function: this one was called and not awaited"
+                )
         self._tell_handled(time.perf_counter_ns() - began_ns)
         if failure is None:
             await _if_leased(self.ack(event))
@@ -383,7 +408,7 @@ async def _if_leased(settling: Awaitable[None]) -> None:
         return
 
 
-async def _unless_gone(call: Awaitable[None]) -> None:
+async def _unless_gone(call: Awaitable[object]) -> None:
     """At the end nothing is left to give back to a subscription that is deleted, or to a store that closes."""
     try:
         await call

@@ -6,6 +6,7 @@ import asyncio
 import builtins
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from inspect import iscoroutinefunction
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Self
 
@@ -76,8 +77,12 @@ class Consumer(Iterator[Delivered]):
         """As the async one, with a plain function, which is called in this thread for one event after the other.
 
         So `pool_size` has no effect on how many are handled at once. Ends by an error of the store or an interrupt,
-        also one inside `handler`.
+        also one inside `handler`. Raises TypeError for an `async def` handler.
         """
+        if iscoroutinefunction(handler) or iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004 - is it one?
+            raise TypeError(
+                "the handler must be a plain function here; for an `async def` one use shoal.open or connect"
+            )
         jobs: SimpleQueue[_Job | None] = SimpleQueue()
 
         async def hand_over(event: Delivered) -> None:

@@ -97,7 +97,8 @@ def subscribe(
 
     A subscription that is not there is made, and needs to know what it selects: STREAM, or one of the options
     for it. It remembers what was acked: the same command goes on where it stood. With --json one event per line
-    (NDJSON), with its lease and attempt. A board that is lost is waited for; stderr says so, without --json.
+    (NDJSON), with its lease and attempt. What a pipe has taken counts as shown: to look at a few, use --count,
+    not head. A board that is lost is waited for; stderr says so, without --json.
     """
     wanted = _selection(stream_id, everything, types, pattern, payload, tags, all_tags)
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
