@@ -392,6 +392,9 @@ class Sequencer:
         self._decided.append(ApplyEntry(index, proposed.term, stores, catalog, self._size))
         self._held_commands += len(batch)
         self._held_bytes += self._size
+        for name in changes:
+            if name in self.stores:
+                self.stores[name].tell()
         for future, answer in answers:
             if future.done():
                 continue
