@@ -15,6 +15,7 @@ from typing import Any
 import click
 import msgspec
 
+from shoal.errors import ShoalError
 from shoal.types import CBOR, JSON, Appended, Event, Snapshot, timestamp
 from shoal_host.exits import one_line, visible
 
@@ -117,6 +118,14 @@ def _shown(cell: object) -> str:
     if isinstance(cell, bytes):
         return f"<{len(cell)} bytes: {cell[:16].hex()}{'...' if len(cell) > 16 else ''}>"
     return "" if cell is None else str(cell)
+
+
+def note_board(lost: ShoalError | None) -> None:
+    """A board that is followed was lost, or is there again (None)."""
+    if lost is None:
+        note("shoal: the board is there again, nothing was missed")
+    else:
+        note(f"shoal: the board is lost, waiting for it: {one_line(str(lost))}")
 
 
 def note(text: str) -> None:

@@ -321,7 +321,7 @@ async def test_a_lost_board_is_told_and_waited_for(board: Shoald, session: aioht
     await append(session, board, "hall", [an_event(1)])
     out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert (process.returncode, b"hall@1" in out) == (0, True)
-    assert err == b"shoal: the board is there again, it goes on\n"
+    assert err == b"shoal: the board is there again, nothing was missed\n"
 
 
 async def until_settled(session: aiohttp.ClientSession, board: Shoald) -> None:

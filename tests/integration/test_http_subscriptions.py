@@ -248,6 +248,23 @@ async def test_what_cannot_be_meant_is_refused_and_named(
     assert served.subscriptions.calls == []
 
 
+@pytest.mark.parametrize(
+    ("method", "below", "body", "says"),
+    [
+        ("PUT", "", STREAM | {"type": "foo"}, "stream"),
+        ("PUT", "", STREAM | {"strategy": "foo"}, "by_stream, round_robin, single"),
+        ("PATCH", "", {"ack_durability": "foo"}, "durable, lazy"),
+        ("POST", "/nack", {"leases": ["a"], "action": "foo"}, "park, retry, skip"),
+    ],
+)
+async def test_a_word_that_is_none_of_a_few_is_told_which_they_are(
+    served: Served, method: str, below: str, body: Any, says: str
+) -> None:
+    detail = (await served.board.call(method, ONE + below, body)).json["detail"]
+    assert "invalid enum value 'foo'; it is one of " in detail
+    assert says in detail
+
+
 @pytest.mark.parametrize("below", ["/pull", "/ack", "/nack", "/leave", "/reset"])
 async def test_a_body_is_needed_in_a_form_that_is_read(served: Served, below: str) -> None:
     reply = await served.board.call("POST", ONE + below, b"{}", headers={"Content-Type": "text/plain"})

@@ -31,7 +31,7 @@ from shoal.http.context import Call, Context, ServedNode
 from shoal.http.pacing import Paced
 from shoal.http.params import ReadQuery
 from shoal.http.routing import DEFAULT_PATH, STORE_PATH, Route, Router
-from shoal.http.subscription_bodies import check_subscription_name
+from shoal.model.definitions import check_subscription_name
 from shoal.model.payload import check_stream_id
 from shoal.types import MAX_VERSION
 

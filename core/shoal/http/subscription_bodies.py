@@ -42,13 +42,6 @@ _Leases = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=MO
 _Start = Beginning | Position
 
 
-def check_subscription_name(value: str, limits: Limits, pointer: str = "name") -> None:
-    """1 to 128 bytes, no NUL, not `.` or `..` (a URL cannot carry those). Raises InvalidRequest."""
-    check_text(value, limits.subscription_name_bytes, pointer)
-    if value in {".", ".."}:
-        raise InvalidRequest(f"{pointer} must not be {value!r}: a URL cannot carry it", pointer=pointer)
-
-
 def check_consumer(value: str, limits: Limits, pointer: str = "/consumer") -> None:
     """As long as a subscription's name may be, no NUL. Raises InvalidRequest."""
     check_text(value, limits.subscription_name_bytes, pointer)

@@ -65,7 +65,7 @@ def check_subscription_name(value: Any, limits: Limits) -> str:
     return cast("str", value)
 
 
-def make_definition(type: Any, selector: Any, start_from: Any, limits: Limits) -> Definition:  # noqa: A002
+def make_definition(type: Any, selector: Any, start_from: Any, limits: Limits) -> Definition:  # noqa: A002 - as in the contract
     """The definition in its one form; `start_from` None is "beginning". Raises InvalidRequest only.
 
     The order of keys, and of types, tags and `$in`, and what repeats in these, makes no difference; nor does 1.0

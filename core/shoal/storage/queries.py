@@ -427,7 +427,7 @@ def events_at(
     """
     # A cross join keeps the order of the list; SQLite would copy the rows into a table to sort them.
     rows = connection.execute(
-        f"SELECT s.name, {_FIELDS} FROM json_each(?) j CROSS JOIN event e ON e.position = j.value {_JOINS} "  # noqa: S608
+        f"SELECT s.name, {_FIELDS} FROM json_each(?) j CROSS JOIN event e ON e.position = j.value {_JOINS} "  # noqa: S608 - constants
         f"WHERE {_READABLE}",
         (json.dumps(sorted(positions)),),
     )

@@ -63,7 +63,7 @@ class Store:
         self.close()
 
 
-def open(name: str = "main", data_dir: str | Path = "./shoal-data", **overrides: Any) -> Store:  # noqa: A001
+def open(name: str = "main", data_dir: str | Path = "./shoal-data", **overrides: Any) -> Store:  # noqa: A001 - as users expect
     """As `shoal.open`, blocking: the store is open when this returns. Raises ShoalError."""
     import shoal
 

@@ -12,13 +12,13 @@ from typing import Any
 import click
 import msgspec
 
-from shoal.errors import LeaseExpired, NotFound, ShoalError
+from shoal.errors import LeaseExpired, NotFound
 from shoal.store.api import Consumer, Store
 from shoal.types import MAX_VERSION, Delivered, SubscriptionType
 from shoal_host.exits import one_line, visible
 from shoal_host.json_text import read_json
 from shoal_host.options import NAME, Target, target_options, with_store
-from shoal_host.output import event_fields, note, print_event
+from shoal_host.output import event_fields, note, note_board, print_event
 
 Selection = tuple[SubscriptionType, Any]
 
@@ -114,7 +114,7 @@ def subscribe(
                     await _note_others(store, name, consumer)
                 await _show_and_ack(subscription, count, no_ack=no_ack, as_json=as_json)
 
-    with_store(target if as_json else replace(target, on_tail=_note_change), follow)
+    with_store(target if as_json else replace(target, on_tail=note_board), follow)
 
 
 def _selection(
@@ -221,10 +221,3 @@ def _show(event: Delivered, *, as_json: bool) -> None:
         click.echo(msgspec.json.encode(fields))
     else:
         print_event(event)
-
-
-def _note_change(lost: ShoalError | None) -> None:
-    if lost is None:
-        note("shoal: the board is there again, it goes on")
-    else:
-        note(f"shoal: the board is lost, waiting for it: {one_line(str(lost))}")

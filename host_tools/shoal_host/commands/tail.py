@@ -9,13 +9,12 @@ from dataclasses import replace
 import click
 import msgspec
 
-from shoal.errors import ShoalError, StreamNotFound
+from shoal.errors import StreamNotFound
 from shoal.store.api import Store
 from shoal.types import MAX_VERSION, CaughtUp, Event, EventFilter
 from shoal_host.commands.selection import selection_options
-from shoal_host.exits import one_line
 from shoal_host.options import NAME, Target, target_options, with_store
-from shoal_host.output import event_fields, note, print_event
+from shoal_host.output import event_fields, note_board, print_event
 
 
 @click.command(
@@ -65,14 +64,7 @@ def tail(
             if left == 0:
                 return
 
-    with_store(target if as_json else replace(target, on_tail=_note_change), follow)
-
-
-def _note_change(lost: ShoalError | None) -> None:
-    if lost is None:
-        note("shoal: the board is there again, nothing was missed")
-    else:
-        note(f"shoal: the board is lost, waiting for it: {one_line(str(lost))}")
+    with_store(target if as_json else replace(target, on_tail=note_board), follow)
 
 
 async def _events(
