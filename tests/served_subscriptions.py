@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -102,7 +102,7 @@ class ScriptedSubscriptions:
             raise
         return []
 
-    async def push(self, name: str, consumer: str, prefetch: int | None) -> AsyncIterator[Any]:
+    async def push(self, name: str, consumer: str, prefetch: int | None) -> AsyncGenerator[Any, None]:
         self._note("push", name, consumer, prefetch)
         try:
             while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
@@ -64,7 +64,7 @@ class ServedSubscriptions(Subscriptions, Protocol):
     async def give_back(self, name: str, leases: Sequence[str]) -> None:
         """What was leased cannot reach its consumer: it comes again at once, and has not failed."""
 
-    def push(self, name: str, consumer: str, prefetch: int | None) -> AsyncIterator[list[Delivered]]:
+    def push(self, name: str, consumer: str, prefetch: int | None) -> AsyncGenerator[list[Delivered], None]:
         """Leased events in batches, for ever; closing it says that the consumer is lost.
 
         Raises NotFound, also when the subscription is deleted meanwhile, and AlreadyExists when a consumer of that

@@ -50,7 +50,7 @@ async def tail_all(call: Call, selection: EventFilter, after: int) -> web.Stream
     return await _serve(call, _tail_blocks(call.store.streams.tail(selection, after), 0))
 
 
-async def push(call: Call, batches: AsyncIterator[list[Delivered]]) -> web.StreamResponse:
+async def push(call: Call, batches: AsyncGenerator[list[Delivered], None]) -> web.StreamResponse:
     """What a subscription leases to a consumer. What ends it is told: `event: end`, with the problem document."""
     return await _serve(call, _push_blocks(batches), tells_end=True)
 
@@ -157,9 +157,9 @@ async def _tail_blocks(tail: AsyncIterator[Event | CaughtUp], start: int) -> Asy
                 yield _block(item.position, answers.event(item, JSON))
 
 
-async def _push_blocks(batches: AsyncIterator[list[Delivered]]) -> AsyncGenerator[bytes, None]:
+async def _push_blocks(batches: AsyncGenerator[list[Delivered], None]) -> AsyncGenerator[bytes, None]:
     """A batch in one block: one write, and one wake-up of its reader."""
-    async with aclosing(batches) as each:  # type: ignore[type-var]
+    async with aclosing(batches) as each:
         async for batch in each:
             yield b"".join([_block(event.position, delivered(event, JSON)) for event in batch])
 
