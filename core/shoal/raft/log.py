@@ -34,11 +34,19 @@ class HardState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Member(msgspec.Struct, frozen=True, array_like=True):
-    """A member of the configuration: a node is (id, incarnation), so that a wiped board is a stranger."""
+    """A member of the configuration: a node is (id, incarnation), so that a wiped board is a stranger.
+
+    `key_hash` is the SHA-256 of its public key (DER); `addresses` are `HOST:PORT` where peers reach it, `url` is
+    where clients do. A learner has `voter` false; a witness votes and keeps entries, but no state machine.
+    """
 
     node_id: str
     incarnation: bytes
     voter: bool = True
+    key_hash: bytes = b""
+    addresses: tuple[str, ...] = ()
+    url: str = ""
+    witness: bool = False
 
 
 class Configuration(msgspec.Struct, frozen=True, array_like=True):
