@@ -37,7 +37,8 @@ document carries beside `code`, `title` and `detail`.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Final, Literal
 
 Outcome = Literal["not-applied", "applied", "unknown"]
 
@@ -298,3 +299,14 @@ class InternalError(ShoalError):
 
     code = "internal-error"
     title = "Internal error"
+
+
+def _tree(root: type[ShoalError]) -> Iterator[type[ShoalError]]:
+    for child in root.__subclasses__():
+        if child.__module__ == root.__module__:
+            yield child
+            yield from _tree(child)
+
+
+CLASSES: Final[Mapping[str, type[ShoalError]]] = {cls.code: cls for cls in _tree(ShoalError)}
+"""Every error class by its code."""

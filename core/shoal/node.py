@@ -9,23 +9,23 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
+from random import Random
 from typing import Any, Self
 
 from shoal import telemetry
 from shoal.clock import Clock
-from shoal.cluster.local import LocalConsensus, elect_self, found_group
-from shoal.config import Config, StoreSettings, valid_store_name
-from shoal.errors import DiskFull, InvalidRequest, NotFound, ShuttingDown
+from shoal.cluster.driver import RaftDriver, found_group, read_start
+from shoal.config import Config
+from shoal.errors import DiskFull, ShoalError, ShuttingDown
 from shoal.ids import EventIds
-from shoal.model.commands import CreateStore, DropStore
 from shoal.model.event_time import EventTime
-from shoal.storage import queries
+from shoal.raft.log import Member
+from shoal.raft.node import RaftNode
+from shoal.raft.state import Own
 from shoal.storage.database import require_safe_sqlite
 from shoal.storage.engine import Report, Settings, is_disk_full
 from shoal.storage.means import Means
@@ -38,16 +38,44 @@ from shoal.storage.store_db import is_corrupt
 from shoal.storage.verify import Verification, verify_file
 from shoal.storage.workers import run_job
 from shoal.storage.writer import Writer
-from shoal.store.context import StoreContext
+from shoal.store.forwarding import Forwarding
 from shoal.store.local import LocalStore
 from shoal.store.memory import StoreMemory
 from shoal.store.sequencer import Sequencer
+from shoal.stores import Stores
 
 __all__ = ["Means", "Node"]
+
+SEGMENTS_KEPT = 8
+"""Journal segments that are kept at most for members who lag."""
 
 
 def _nothing() -> None:
     """A job that only waits its turn."""
+
+
+class _Leadership:
+    """See shoal.store.context.Leadership. Everything committed before this node led is decided when it serves."""
+
+    def __init__(self, driver: RaftDriver, sequencer: Sequencer) -> None:
+        self._driver = driver
+        self._sequencer = sequencer
+
+    @property
+    def term(self) -> int:
+        return self._driver.term
+
+    @property
+    def serves(self) -> bool:
+        driver = self._driver
+        return driver.serves and self._sequencer.applied_term == driver.term
+
+    @property
+    def leader(self) -> str | None:
+        return self._driver.leader
+
+    async def read_index(self, *, confirmed: bool) -> int:
+        return await self._driver.read_index(confirmed=confirmed)
 
 
 class Node:
@@ -57,17 +85,19 @@ class Node:
         self.config = config
         self._means = means
         self._started_at = time.monotonic()
-        self._stores: dict[str, LocalStore] = {}
-        self._contexts: dict[str, StoreContext] = {}
         self._readers: dict[str, StoreReaders] = {}
-        self._making: Counter[str] = Counter()
         self._closed = False
+        self._led = False
+        self._leader: str | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._locks: list[Lock] = []
         self._opened: Opened | None = None
         self._loop = asyncio.get_running_loop()
         self._verifying = asyncio.Lock()
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self.notes: list[str] = []
+        self.on_change: list[Callable[[], None]] = []
+        """Called when role, leader, term or members may have changed."""
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -113,25 +143,40 @@ class Node:
         self._opened = opened
         self.notes = opened.notes
         self._journal, self._engine = opened.journal, opened.engine
-        identity = self._journal.identity
-        term = await run_job(self._journal_worker, partial(self._elect, identity))
-        self._consensus = LocalConsensus(self._journal, self._journal_worker, term, self._room.give)
-        self._engine.applied_index = self._consensus.commit_index
-        self._engine.applied_term = term
+        self.driver = await self._make_driver()
         self._make_pipeline()
+        self._make_stores()
         for name, store in self._engine.stores.items():
             self._sequencer.stores[name] = StoreMemory(store.state, subscriptions=store.subscriptions())
-            self._serve(name)
-        for wanted in config.stores:
-            if wanted.name not in self._stores:
-                await self._make_store(wanted.name)  # those of the configuration are not limited
+            self._stores.serve(name)
+        self.driver.start()
         self._helper_worker.submit(self._journal.prepare_spare, self._on_journal_job)
         self._room.keep()
-        telemetry.emit(
-            telemetry.CLUSTER_LEADER_ELECTED,
-            {"system_time": telemetry.system_time()},
-            {"store_id": "*", "leader": identity.node_id, "previous_leader": None},
+        if self.driver.core.is_alone:
+            await self._made
+
+    async def _make_driver(self) -> RaftDriver:
+        """The consensus of what the journal holds; a board alone begins its group."""
+        journal, config = self._journal, self.config
+        own = Own(journal.identity.node_id, journal.identity.incarnation)
+        if journal.last_index == 0 and (config.mode == "single" or config.bootstrap_expect == 1):
+            alone = [Member(own.node_id, own.incarnation)]
+            await run_job(self._journal_worker, partial(found_group, journal, alone))
+        start = await run_job(self._journal_worker, partial(read_start, journal, self._engine.applied_index))
+        self._random = Random(int.from_bytes(self._means.entropy(8)))  # noqa: S311 - spreads elections
+        clock = self._means.clock
+        core = RaftNode(own, start, journal.hard_state, random=self._random, now_ms=clock.monotonic_ms())
+        driver = RaftDriver(
+            core,
+            journal,
+            self._journal_worker,
+            clock,
+            own=own,
+            give_reserve=self._room.give,
+            failed=self._fail,
         )
+        driver.changed = self._on_changed
+        return driver
 
     def _take_locks(self) -> None:
         """Of the data directory, and of those that stores have of their own."""
@@ -174,15 +219,6 @@ class Node:
                 f"{self.config.data_dir}: {free:,} bytes are free, too few to start; free some space, then start again"
             ) from error
 
-    def _elect(self, identity: Identity) -> int:
-        if self._journal.last_index == 0:
-            found_group(self._journal, identity.node_id, identity.incarnation)
-        try:
-            return elect_self(self._journal, identity.node_id)
-        except DiskFull:
-            self._reserve.release()
-            return elect_self(self._journal, identity.node_id)
-
     def _make_pipeline(self) -> None:
         storage = self.config.storage
         self._ids = EventIds(self._means.entropy, now_ms=self._means.clock.epoch_ms)
@@ -198,7 +234,7 @@ class Node:
             release_reserve=self._reserve.release,
         )
         self._sequencer = Sequencer(
-            consensus=self._consensus,
+            consensus=self.driver,
             applier=self._writer,
             fetcher=ReadSetFetcher(
                 self._readers,
@@ -209,9 +245,33 @@ class Node:
             ),
             clock=self._means.clock,
             event_time=EventTime(),
+            forwarding=Forwarding(
+                self.driver.own.node_id, int.from_bytes(self._means.entropy(6)) << 14, self._send_forward
+            ),
             failed=self._fail,
         )
-        self._sequencer.applied_index = self._engine.applied_index
+        self._sequencer.begin_after(self._engine.applied_index, self._engine.applied_term)
+        self._sequencer.term_began = self._on_changed
+        self.driver.take = self._sequencer.take
+
+    def _send_forward(self, leader: str, value: Any) -> bool:
+        return self.driver.peers.send(leader, value, bulk=True)
+
+    def _make_stores(self) -> None:
+        self._stores = Stores(
+            self.config,
+            engine=self._engine,
+            sequencer=self._sequencer,
+            writer=self._writer,
+            readers=self._readers,
+            reader_worker=self._reader_worker,
+            ids=self._ids,
+            clock=self._means.clock,
+            leadership=_Leadership(self.driver, self._sequencer),
+            vfs=self._means.vfs,
+            failed=self._fail,
+        )
+        self._made: asyncio.Future[None] = self._loop.create_future()
 
     def _new_identity(self) -> Identity:
         draw = self._means.entropy
@@ -234,93 +294,57 @@ class Node:
     @property
     def stores(self) -> Mapping[str, LocalStore]:
         """The stores by name."""
-        return MappingProxyType(self._stores)
+        return self._stores.by_name
 
     def store(self, name: str) -> LocalStore:
         """A store. Raises NotFound."""
-        found = self._stores.get(name)
-        if found is None:
-            raise NotFound(f"store {name!r} does not exist", store=name)
-        return found
+        return self._stores.store(name)
 
     async def create_store(self, name: str) -> LocalStore:
-        """Create a store; fine when it is there. Raises InvalidRequest for a bad name or one too many.
-
-        NotFound when it was dropped again meanwhile.
-        """
-        if not valid_store_name(name):
-            raise InvalidRequest(
-                "a store's name is letters, digits, '_', '.' or '-', up to 64", pointer="store"
-            )
-        if name not in self._stores:
-            if len({*self._stores, *self._making}) >= self.config.http.max_stores:
-                raise InvalidRequest(f"at most {self.config.http.max_stores} stores", pointer="store")
-            self._making[name] += 1  # else those that come while this one is made would not count it
-            try:
-                await self._make_store(name)
-            finally:
-                self._making -= Counter([name])
-        return self.store(name)
-
-    async def _make_store(self, name: str) -> None:
-        await self._sequencer.submit(CreateStore(name), 0, timeout_ms=self.config.timeout_ms)
-        self._sequencer.hand_over()
-        await run_job(self._writer, _nothing)  # behind the entry: the file is there now
-        if name not in self._stores and name in self._sequencer.stores and name in self._engine.created:
-            self._serve(name)
+        """Create a store; fine when it is there. Raises as Stores.create."""
+        return await self._stores.create(name)
 
     async def drop_store(self, name: str) -> None:
         """Drop a store and its events for ever; fine when another call does so meanwhile. Raises NotFound."""
-        self.store(name)
-        await self._sequencer.submit(DropStore(name), 0, timeout_ms=self.config.timeout_ms)
-        store = self._stores.pop(name, None)
-        if store is None:
-            return  # another call that dropped it was quicker
-        context, readers = self._contexts.pop(name), self._readers.pop(name)
-        context.close(dropped=True)
-        await store.subscriptions.close()
-        await run_job(self._reader_worker, _nothing)
-        readers.close()
-        self._sequencer.hand_over()
-        self._writer.commit()
-        await run_job(self._writer, self._engine.remove_strays)  # after a commit that worked
+        await self._stores.drop(name)
 
-    def _serve(self, name: str) -> None:
-        settings = self.config.store(name)
-        readers = StoreReaders(
-            self._engine.path_of(name),
-            pool=self._reader_worker,
-            pool_size=settings.reader_pool_size,
-            writer=self._writer,
-            store=partial(self._engine.stores.get, name),
-            timeout_ms=settings.timeout_ms,
-            failed=self._fail,
-            vfs=self._means.vfs,
-        )
-        context = StoreContext(
-            name,
-            sequencer=self._sequencer,
-            reader=readers,
-            queries=queries,
-            ids=self._ids,
-            limits=self.config.limits,
-            timeout_ms=settings.timeout_ms,
-            writer_partitions=settings.writer_pool_size,
-            queue_limit=self.config.storage.writer_queue_limit,
-            now_ms=self._means.clock.monotonic_ms,
-            term=lambda: self._consensus.term,
-            parked=lambda: self._engine.stores[name].parked_counts,
-        )
-        self._readers[name], self._contexts[name] = readers, context
-        self._stores[name] = LocalStore(context)
-        self._tell_started(settings)
+    # -- leading ---------------------------------------------------------------------------------
 
-    def _tell_started(self, settings: StoreSettings) -> None:
-        telemetry.emit(
-            telemetry.STORE_STARTED,
-            {"system_time": telemetry.system_time()},
-            {"store_id": settings.name, "mode": self.config.mode, "data_dir": str(settings.data_dir)},
-        )
+    def _on_changed(self) -> None:
+        """Role, leader, term or members may have changed."""
+        driver = self.driver
+        self._sequencer.resume()
+        if driver.leader != self._leader:
+            before, self._leader = self._leader, driver.leader
+            if driver.leader is not None:
+                telemetry.emit(
+                    telemetry.CLUSTER_LEADER_ELECTED,
+                    {"system_time": telemetry.system_time()},
+                    {"store_id": "*", "leader": driver.leader, "previous_leader": before},
+                )
+        leads = driver.serves and self._sequencer.applied_term == driver.term
+        if leads != self._led:
+            self._led = leads
+            self._stores.lead(leading=leads)
+            if leads:
+                task = self._loop.create_task(self._make_configured())
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        for hear in self.on_change:
+            hear()
+
+    async def _make_configured(self) -> None:
+        """Make the stores of the configuration, which are not limited in number."""
+        try:
+            for wanted in self.config.stores:
+                if wanted.name not in self.stores:
+                    await self._stores.make(wanted.name)
+        except ShoalError as error:
+            if self.driver.core.is_alone and not self._made.done():
+                self._made.set_exception(error)
+            return  # whoever leads next makes them
+        if not self._made.done():
+            self._made.set_result(None)
 
     # -- housekeeping ----------------------------------------------------------------------------
 
@@ -328,11 +352,9 @@ class Node:
         if self._closed:
             return
         self._sequencer.committed(report.index, report.positions)
-        if self._journal.droppable(report.durable_index):
-            self._journal_worker.submit(
-                partial(self._journal.drop_through, report.durable_index), self._on_journal_job
-            )
-        elif self._journal.droppable(report.index):
+        if self._journal.droppable(self._needless(report.durable_index)):
+            self._drop_through(report.durable_index)
+        elif self._journal.droppable(self._needless(report.index)):
             self._writer.make_durable(self._on_durable)
         if self._journal.needs_spare():
             self._helper_worker.submit(self._journal.prepare_spare, self._on_journal_job)
@@ -341,10 +363,22 @@ class Node:
         self._sequencer.resume()
 
     def _on_durable(self, report: Report) -> None:
-        if self._journal.droppable(report.durable_index) and not self._closed:
-            self._journal_worker.submit(
-                partial(self._journal.drop_through, report.durable_index), self._on_journal_job
-            )
+        if self._journal.droppable(self._needless(report.durable_index)) and not self._closed:
+            self._drop_through(report.durable_index)
+
+    def _needless(self, index: int) -> int:
+        """Of entries up to `index` those that no other member is likely to ask for."""
+        if self._journal.segment_count > SEGMENTS_KEPT:
+            return index
+        return min([index, *(matched for matched, _ in self.driver.core.followers().values())])
+
+    def _drop_through(self, index: int) -> None:
+        drop = partial(self._journal.drop_through, self._needless(index))
+        self._journal_worker.submit(drop, self._on_dropped)
+
+    def _on_dropped(self, outcome: object) -> None:
+        self._on_journal_job(outcome)
+        self.driver.dropped(self._journal.first_index)
 
     def _on_journal_job(self, outcome: object) -> None:
         if isinstance(outcome, BaseException):
@@ -372,9 +406,9 @@ class Node:
             "cluster_id": identity.cluster_id,
             "incarnation": identity.incarnation.hex(),
             "mode": self.config.mode,
-            "role": self._consensus.role,
-            "term": self._consensus.term,
-            "commit_index": self._consensus.commit_index,
+            "role": self.driver.role,
+            "term": self.driver.term,
+            "commit_index": self.driver.commit_index,
             "applied_index": self._sequencer.applied_index,
             "data_dir": str(self.config.data_dir),
             "disk_full": self._sequencer.disk_full is not None,
@@ -400,9 +434,9 @@ class Node:
             "journal_segments": self._journal.segment_count,
             "database_commits_total": self._engine.commits,
             "reads_total": sum(readers.reads for readers in self._readers.values()),
-            "stores": len(self._stores),
-            **{f"head_position:{name}": store.head for name, store in self._stores.items()},
-            **dict(numbers for store in self._stores.values() for numbers in store.subscriptions.metrics()),
+            "stores": len(self.stores),
+            **{f"head_position:{name}": store.head for name, store in self.stores.items()},
+            **dict(numbers for store in self.stores.values() for numbers in store.subscriptions.metrics()),
         }
 
     async def verify(self) -> Verification:
@@ -417,7 +451,7 @@ class Node:
             found = Verification()
             worker = self._means.workers("verify", 1)
             try:
-                for name in list(self._stores):
+                for name in list(self.stores):
                     path = self._engine.path_of(name)
                     look = partial(verify_file, path, name, found, progress=self._go_on, running=True)
                     await run_job(worker, partial(look, vfs=self._means.vfs))
@@ -445,16 +479,15 @@ class Node:
             return
         self._closed = True
         self._room.close()
-        for store in self._stores.values():
-            await store.subscriptions.close()
+        await self._stores.close_subscriptions()
         if not self.failed.done():
             await self._sequencer.close()
         broken = self.failed.done()
-        for context in self._contexts.values():
-            context.close()
+        self.driver.stop()
+        self._stores.close()
         self._writer.stop()
         await self._stop_workers(partial(self._finish, commit=not broken))
-        for name in self._stores:
+        for name in self.stores:
             telemetry.emit(
                 telemetry.STORE_STOPPED,
                 {

@@ -140,7 +140,7 @@ async def test_a_store_dropped_twice_at_once_is_dropped_once_with_all_it_had_ope
                 assert each is None or isinstance(each, NotFound)
             assert readers._closed
             assert not path.exists()
-            assert "extra" not in {*node.stores, *node._readers, *node._contexts}
+            assert "extra" not in {*node.stores, *node._readers, *node._stores._contexts}
         with pytest.raises(NotFound):
             await node.drop_store("extra")
 

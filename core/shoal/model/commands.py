@@ -193,12 +193,24 @@ Command = (
 )
 
 
+class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The command at `place` of an entry was given to another node, where it has this number."""
+
+    place: int
+    node_id: str
+    number: int
+
+
 class Proposal(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One entry: commands in order, the leader's judged clock and its raw reading (microseconds)."""
+    """One entry: commands in order, the leader's judged clock and its raw reading (microseconds).
+
+    `origins` are of the commands that another node passed on to the leader.
+    """
 
     clock_us: int
     reading_us: int
     commands: list[Command]
+    origins: list[Origin] = []
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -54,7 +54,7 @@ class RaftNode:
         self._known_leader: str | None = None
         self._configuration_index = self._state.log.configuration_index
         self._state.wait_for_leader()
-        if self._is_alone:
+        if self.is_alone:
             self._state.election_ms = now_ms
 
     # -- what it is ------------------------------------------------------------------------------
@@ -117,7 +117,8 @@ class RaftNode:
         return self._state.hears_leader
 
     @property
-    def _is_alone(self) -> bool:
+    def is_alone(self) -> bool:
+        """Whether it is the only voter."""
         state = self._state
         return state.votes and sum(member.voter for member in state.configuration.members) == 1
 

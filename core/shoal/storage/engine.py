@@ -159,6 +159,8 @@ class Engine:
             count += 1
             if record.kind is Kind.NORMAL:
                 self._replay_entry(record.index, _decode(record))
+            elif record.kind is Kind.CONFIGURATION:
+                self.put_configuration(record.index, record.payload)
             self._applied(record.index, record.term)
             if self.rows_pending >= self._settings.commit_rows:
                 self.commit()
@@ -187,6 +189,8 @@ class Engine:
         """Put decided entries into the open transaction; what they change in a store goes in together."""
         together: dict[str, StoreChanges] = {}
         for entry in entries:
+            if entry.configuration is not None:
+                self.put_configuration(entry.index, entry.configuration)
             if entry.catalog:
                 self._apply_together(together)
                 for command in entry.catalog:

@@ -19,7 +19,9 @@ from shoal.errors import DiskFull, JournalCorrupt, StorageError
 from shoal.raft.log import Configuration, HardState, Kind
 from shoal.storage.files import Files
 from shoal.storage.segment import (
+    ALIGNMENT,
     HEADER_BYTES,
+    RECORD_OVERHEAD,
     Identity,
     Record,
     Scan,
@@ -85,8 +87,12 @@ class Journal:
         self.last_index = 0
         self.last_term = 0
         self.hard_state = HardState()
-        self.configuration = Configuration()
-        self.configuration_index = 0
+        self.configurations: list[tuple[int, Configuration]] = []
+        """(index, configuration) of those in the log, the one before its first entry included."""
+        self.terms: list[tuple[int, int]] = []
+        """(first index, term) of each run of entries of one term."""
+        self.previous_term = 0
+        """Term of the entry before `first_index`."""
         self.stats = JournalStats()
         self.notes: list[str] = []
         """What opening found and mended, as sentences for the operator."""
@@ -111,6 +117,21 @@ class Journal:
                 raise _corrupt(segment.path, found.corrupt_at)
             _replay_into(entries, found.records, after)
         return iter(entries)
+
+    @property
+    def configuration(self) -> Configuration:
+        """The last one in the log."""
+        return self.configurations[-1][1] if self.configurations else Configuration()
+
+    @property
+    def configuration_index(self) -> int:
+        """The entry that holds it."""
+        return self.configurations[-1][0] if self.configurations else 0
+
+    def fits(self, payload_bytes: int, records: int = 1) -> bool:
+        """Whether records with payloads of so many bytes in all need no further segment. May be asked on any thread."""
+        need = payload_bytes + records * (RECORD_OVERHEAD + ALIGNMENT)
+        return self._segments[-1].end + need <= self._capacity
 
     @property
     def segment_count(self) -> int:
@@ -156,16 +177,32 @@ class Journal:
         self.stats.sync_seconds += elapsed_ns / 1e9
         return elapsed_ns
 
+    def make_room(self, payload_bytes: int, *, use_reserve: bool = False) -> None:
+        """Begin the next segment if a record of so many bytes does not fit. Raises DiskFull (nothing was written)."""
+        if not self.fits(payload_bytes):
+            self._roll(record_bytes(payload_bytes), use_reserve=use_reserve)
+
     def _note(self, kind: Kind, index: int, term: int, payload: bytes) -> None:
         if kind.is_entry:
+            if index <= self.last_index:
+                self._forget_from(index)
             self.last_index = index
-            self.last_term = term
             self._segments[-1].last_index = index
+            if term != self.last_term or not self.terms:
+                self.last_term = term
+                self.terms.append((index, term))
         if kind is Kind.CONFIGURATION:
-            self.configuration = msgspec.msgpack.decode(payload, type=Configuration)
-            self.configuration_index = index
+            self.configurations.append((index, msgspec.msgpack.decode(payload, type=Configuration)))
         elif kind is Kind.HARD_STATE:
             self.hard_state = msgspec.msgpack.decode(payload, type=HardState)
+
+    def _forget_from(self, index: int) -> None:
+        """The log is replaced from `index` on."""
+        while self.terms and self.terms[-1][0] >= index:
+            self.terms.pop()
+        while self.configurations and self.configurations[-1][0] >= index:
+            self.configurations.pop()
+        self.last_term = self.terms[-1][1] if self.terms else self.previous_term
 
     # -- segments --------------------------------------------------------------------------------
 
@@ -278,10 +315,9 @@ class Journal:
             self.identity = head.identity
             self.first_index = head.first_index
             self.last_index = head.first_index - 1
-            self.last_term = head.last_term
+            self.last_term = self.previous_term = head.last_term
             self.hard_state = head.hard_state
-            self.configuration = head.configuration
-            self.configuration_index = head.configuration_index
+            self.configurations = [(head.configuration_index, head.configuration)]
         elif head.chain != self._chain or head.sequence != self._segments[-1].sequence + 1:
             raise JournalCorrupt(
                 f"{path}: this segment does not follow the one before; a segment is missing. "

@@ -152,11 +152,26 @@ def _catch_up(journal: Journal, engine: Engine, directory: Path, *, suspect: boo
             f"{directory}: the journal begins at entry {journal.first_index}, the database ends at "
             f"{engine.oldest_applied}; restore the data directory as a whole"
         )
-    replayed = engine.replay(journal.read(engine.oldest_applied))
+    through = _committed(journal, engine)
+    records = journal.read(engine.oldest_applied)
+    replayed = engine.replay(record for record in records if record.index <= through)
     if replayed:
         engine.commit()
     engine.remove_strays()
     return replayed
+
+
+def _committed(journal: Journal, engine: Engine) -> int:
+    """The last entry that is surely committed: what a database has; of a board alone, what its journal has.
+
+    In a cluster the rest waits for the leader's word.
+    """
+    voters = [member for member in journal.configuration.members if member.voter]
+    if [(m.node_id, m.incarnation) for m in voters] == [
+        (journal.identity.node_id, journal.identity.incarnation)
+    ]:
+        return journal.last_index
+    return engine.newest_applied
 
 
 def _generation(files: Files, data_dir: Path) -> Path:

@@ -14,12 +14,14 @@ from typing import Any
 
 from msgspec import structs
 
-from shoal.errors import InternalError, ShoalError
+from shoal.errors import InternalError, NotFound, ShoalError, Timeout
 from shoal.model.commands import Append
 from shoal.store.lanes import Checked, Lanes, Pending
 from shoal.store.memory import StoreMemory
 from shoal.store.ports import Fetcher, Search
 from shoal.types import Condition
+
+AGAIN_S = 0.01
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +105,20 @@ class Conditions:
         after = base if hit is None else hit.position - 1
         pending.checked = Checked(hit, deletes)
         pending.command = structs.replace(command, condition=Condition(condition.query, after))
+
+
+async def look_up(stores: Mapping[str, StoreMemory], fetcher: Fetcher, command: Append) -> Checked | None:
+    """What the database holds of a committed append's condition. It must be known, however long that takes."""
+    condition = command.condition
+    while condition is not None and (memory := stores.get(command.store)) is not None:
+        if condition.after >= memory.base:
+            break
+        search = Search(command.store, condition.query, condition.after + 1, memory.base, memory.hidden())
+        try:
+            return Checked(await fetcher.first_match(search), memory.deletes)
+        except (Timeout, NotFound):  # a slow disk; or a store so new that its readers are still being made
+            await asyncio.sleep(AGAIN_S)
+    return None
 
 
 def _condition(pending: Pending) -> Condition:

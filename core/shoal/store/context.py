@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from shoal.accel.hash import partition_hash
-from shoal.errors import NotFound, ShoalError, ShuttingDown, Timeout
+from shoal.errors import NoLeader, NotFound, ShoalError, ShuttingDown, Timeout
 from shoal.ids import EventIds
 from shoal.model.commands import Command
 from shoal.store.memory import StoreMemory
@@ -16,6 +16,27 @@ from shoal.store.sequencer import Sequencer
 from shoal.types import Limits
 
 T = TypeVar("T")
+Consistency = Literal["local", "leader", "linearizable"]
+ASK_AGAIN_S = 0.02
+
+
+class Leadership(Protocol):
+    """What a store must know of the group that replicates it."""
+
+    @property
+    def term(self) -> int:
+        """The current term."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether this node leads, and takes commands."""
+
+    @property
+    def leader(self) -> str | None:
+        """Who leads, as far as is known."""
+
+    async def read_index(self, *, confirmed: bool) -> int:
+        """Up to which entry a read must have applied. Raises NoLeader."""
 
 
 class StoreContext:
@@ -34,7 +55,7 @@ class StoreContext:
         writer_partitions: int,
         queue_limit: int,
         now_ms: Callable[[], int],
-        term: Callable[[], int],
+        leadership: Leadership,
         parked: Callable[[], Mapping[str, int]],
     ) -> None:
         self.name = name
@@ -45,8 +66,7 @@ class StoreContext:
         self.limits = limits
         self.now_ms = now_ms
         """Monotonic, in milliseconds."""
-        self.term = term
-        """The term in which this node leads."""
+        self.leadership = leadership
         self.parked = parked
         """Parked events by subscription, as far as the database has them."""
         self._timeout_ms = timeout_ms
@@ -87,6 +107,25 @@ class StoreContext:
         self._require_open()
         self.sequencer.hand_over()
         return await self.reader.run_on_writer(query, *arguments)
+
+    async def settle_reads(self, consistency: Consistency) -> None:
+        """Until what a read of this consistency must see is applied here. Raises NoLeader, Timeout.
+
+        `local` is whatever is here; `leader` everything that the leader knows to be committed; `linearizable` the
+        same of one that a quorum has confirmed meanwhile.
+        """
+        if consistency == "local" or (consistency == "leader" and self.leadership.serves):
+            return
+        deadline_ms = self.now_ms() + self._timeout_ms
+        while True:
+            try:
+                index = await self.leadership.read_index(confirmed=consistency == "linearizable")
+                break
+            except NoLeader:
+                if self._closed or self.now_ms() >= deadline_ms:
+                    raise
+                await asyncio.sleep(ASK_AGAIN_S)
+        await self.sequencer.wait_applied(index, max(1, deadline_ms - self.now_ms()))
 
     def _wake(self) -> None:
         self._moved.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -27,6 +27,14 @@ class Checked(msgspec.Struct, frozen=True, gc=False):
     deletes: int
 
 
+class PassedOn(msgspec.Struct, frozen=True, gc=False):
+    """Where a command that a follower passed on came from, and in which term it was taken."""
+
+    node_id: str
+    number: int
+    term: int
+
+
 class Pending(msgspec.Struct, gc=False, eq=False):
     """A command waiting for its decision; `deadline_ms` is monotonic, `checked` there for conditions only."""
 
@@ -36,6 +44,7 @@ class Pending(msgspec.Struct, gc=False, eq=False):
     future: asyncio.Future[Any]
     lane: int = 0
     checked: Checked | None = None
+    origin: PassedOn | None = None
 
     def fail(self, error: ShoalError) -> None:
         """Answer with an error, unless whoever asked has gone."""
@@ -137,15 +146,21 @@ class Lanes:
             queues = [queue for queue in queues if queue and not _must_wait(queue[0].command, deleting)]
         return batch
 
-    def expire(self, now_ms: int) -> None:
-        """Answer what has waited too long: it was not applied."""
+    def put_back(self, batch: Sequence[Pending]) -> None:
+        """Queue commands again, before the others of their lanes."""
+        for pending in reversed(batch):
+            self._queues.setdefault(pending.key, deque()).appendleft(pending)
+            self._bytes += pending.size
+
+    def expire(self, now_ms: int, late: Callable[[], ShoalError]) -> None:
+        """Answer what has waited too long with `late`: it was not applied."""
         for key, queue in self._queues.items():
             overdue = [pending for pending in queue if pending.deadline_ms <= now_ms]
             if overdue:
                 self._queues[key] = deque(pending for pending in queue if pending.deadline_ms > now_ms)
             for pending in overdue:  # what was held is not in the order of deadlines
                 self._bytes -= pending.size
-                pending.fail(Timeout("the store was too busy to take the command in time"))
+                pending.fail(late())
         for pending in [each for held in self._held.values() for each in held]:
             if pending.deadline_ms <= now_ms:
                 self.drop(pending)

@@ -21,15 +21,36 @@ class Proposed(msgspec.Struct, frozen=True):
     term: int
 
 
+class Superseded(Exception):
+    """A proposal that will never be applied: an entry of a later `term` has its place, or the leader had changed."""
+
+    def __init__(self, term: int) -> None:
+        super().__init__(f"superseded in term {term}")
+        self.term = term
+
+
 class Consensus(Protocol):
     """The replicated log, as seen by whoever proposes."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether this node leads, and everything committed before it led has been handed out."""
+
+    @property
+    def leader(self) -> str | None:
+        """Who leads, as far as is known."""
+
+    @property
+    def term(self) -> int:
+        """The current term."""
 
     def propose(
         self, payload: bytes, done: Callable[[Proposed | BaseException], None], *, use_reserve: bool = False
     ) -> None:
         """Propose one entry; `done` is called on the loop when it is committed and durable in this journal.
 
-        A DiskFull passed to `done` means that nothing was written; anything else that the outcome is unknown.
+        A DiskFull passed to `done` means that nothing was written, Superseded that it will never be applied; anything
+        else that the outcome is unknown.
         """
 
 
@@ -49,6 +70,7 @@ class ApplyEntry(msgspec.Struct, frozen=True):
     stores: list[StoreChanges]
     catalog: list[CreateStore | DropStore]
     size: int
+    configuration: bytes | None = None
 
 
 class Applier(Protocol):

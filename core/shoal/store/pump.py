@@ -63,7 +63,9 @@ class Pump:
         self._timer_ms: int | None = None
         self._over: ShoalError | None = None
         suspects = context.memory.state.position if resumed else 0
-        self._begin(state, Delivery(state, context.term(), suspects_through=suspects, blocked=blocked))
+        self._begin(
+            state, Delivery(state, context.leadership.term, suspects_through=suspects, blocked=blocked)
+        )
 
     def _begin(self, state: SubscriptionState, delivery: Delivery) -> None:
         self.delivery = delivery

@@ -1,90 +1,78 @@
-"""The sequencer: all appends of one loop turn become one entry; decided in order once it is durable.
+"""The sequencer: all appends of one loop turn become one entry; entries are decided in the order of the log.
 
 One entry is under way at a time; while its sync runs the next one gathers. That is group commit, and it
-is also what keeps the read set simple: when an entry is proposed, all before it are decided.
+is also what keeps the read set simple: when an entry is proposed, all before it are decided. What others have
+proposed comes committed and is decided on the same path; on a follower, what is given here goes to the leader.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from shoal.clock import Clock
-from shoal.errors import DiskFull, InternalError, NotFound, ShoalError, ShuttingDown, Timeout, TooBusy
+from shoal.errors import (
+    DiskFull,
+    InternalError,
+    NoLeader,
+    NotFound,
+    ShoalError,
+    ShuttingDown,
+    Timeout,
+    TooBusy,
+)
 from shoal.model.commands import (
     Append,
+    CodecError,
     Command,
     CreateStore,
     CreateSubscription,
-    DeleteStream,
     DropStore,
+    Origin,
     Proposal,
     SaveSnapshot,
+    Settle,
+    decode,
     encode,
 )
 from shoal.model.event_time import EventTime
-from shoal.model.machine import Change, Head, StoredId, StoreState, decide
-from shoal.model.subscriptions import SubscriptionState
-from shoal.store.conditions import Conditions
-from shoal.store.lanes import Checked, Lanes, Pending
+from shoal.raft.log import Kind
+from shoal.raft.messages import Entry
+from shoal.store.conditions import Conditions, look_up
+from shoal.store.deciding import Counters, Decidable, Decider
+from shoal.store.forwarding import Forward, Forwarding, Refused, Taken, refusal
+from shoal.store.lanes import Checked, Lanes, PassedOn, Pending
 from shoal.store.memory import StoreMemory
-from shoal.store.ports import Applier, ApplyEntry, Consensus, Fetcher, Need, Proposed, ReadSet, StoreChanges
-from shoal.types import Query
+from shoal.store.ports import Applier, Consensus, Fetcher, Proposed, ReadSet, Superseded
 
 BACKLOG_HIGH = 4_000
-HELD_COMMANDS = 512
-HELD_BYTES = 256 * 1024
 SWEEP_MS = 50
+FORWARDED_MAX = 8_192
+"""Commands that wait for the leader's word; more wait here."""
 
 _log = logging.getLogger(__name__)
 
-_CATALOGUE = (CreateStore, DropStore)
 _NEEDS_ROOM = (Append, SaveSnapshot, CreateStore, CreateSubscription)
 """What is refused while the disk is full: everything else frees space, or settles what takes some."""
+_LEADERS = (Settle,)
+"""What only the leader's own deliveries say: another leader knows nothing of them."""
+_EMPTY = Proposal(0, 0, [])
 
 
-class Counters(msgspec.Struct):
-    """Plain counts since the start."""
+class _UnderWay(msgspec.Struct, eq=False):
+    """The entry under way. `batch` is what was gathered here for it, None for one that came committed."""
 
-    entries: int = 0
-    commands: int = 0
-    conflicts: int = 0
-    refused: int = 0
-
-
-class _View:
-    """A store as of the entry before: memory first, then what was fetched."""
-
-    __slots__ = ("_fetched", "_memory", "checked")
-
-    def __init__(self, memory: StoreMemory, fetched: ReadSet) -> None:
-        self._memory = memory
-        self._fetched = fetched
-        self.checked: Checked | None = None
-        """Of the command that is decided now."""
-
-    def head(self, stream_id: str) -> Head | None:
-        try:
-            return self._memory.head(stream_id)
-        except KeyError:
-            head = self._fetched.heads[stream_id]
-            self._memory.learn(stream_id, head)
-            return head
-
-    def stored_id(self, stream_id: str, event_id: bytes | str) -> StoredId | None:
-        return self._memory.stored_id(stream_id, event_id) or self._fetched.ids.get((stream_id, event_id))
-
-    def first_match(self, query: Query, after: int) -> int | None:
-        if self.checked is not None and self.checked.hit is not None:
-            return self.checked.hit.position
-        return self._memory.first_match(query, after)
-
-    def subscription(self, name: str) -> SubscriptionState | None:
-        return self._memory.subscriptions.get(name)
+    entry: Decidable
+    batch: list[Pending] | None
+    proposed: Proposed | BaseException | None = None
+    fetched: dict[str, ReadSet] | BaseException | None = None
+    searching: bool = False
 
 
 class Sequencer:
@@ -98,6 +86,7 @@ class Sequencer:
         fetcher: Fetcher,
         clock: Clock,
         event_time: EventTime,
+        forwarding: Forwarding,
         failed: Callable[[BaseException], None],
     ) -> None:
         self._consensus = consensus
@@ -105,15 +94,15 @@ class Sequencer:
         self._fetcher = fetcher
         self._clock = clock
         self._event_time = event_time
+        self._forwarding = forwarding
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._lanes = Lanes()
+        self._taken = Taken()
+        self._decider = Decider(applier)
         self._turn_set = False
-        self._in_flight: list[Pending] = []
-        self._proposal: Proposal | None = None
-        self._size = 0
-        self._proposed: Proposed | BaseException | None = None
-        self._fetched: dict[str, ReadSet] | BaseException | None = None
+        self._foreign: deque[Entry] = deque()
+        self._under_way: _UnderWay | None = None
         self._committed: tuple[int, dict[str, int]] | None = None
         self._sweeping = False
         self._closing = False
@@ -121,16 +110,54 @@ class Sequencer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._stalled = False
-        self._decided: list[ApplyEntry] = []
-        self._held_commands = 0
-        self._held_bytes = 0
-        self.stores: dict[str, StoreMemory] = {}
+        self._moved = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._conditions = Conditions(self.stores, fetcher, self._lanes, self._wake)
-        self.listeners: dict[str, Callable[[], None]] = {}
-        self.counters = Counters()
-        self.applied_index = 0
+        self.refuse: Callable[[str, Refused], None] = _nobody
+        """Tells a follower that its command was refused."""
+        self.term_began: Callable[[], None] = _nothing
+        """Called when the first entry of a term is decided."""
         self.disk_full: DiskFull | None = None
         """While set, appends are refused with it."""
+
+    @property
+    def stores(self) -> dict[str, StoreMemory]:
+        """The stores in memory, by name."""
+        return self._decider.stores
+
+    @property
+    def listeners(self) -> dict[str, Callable[[], None]]:
+        """Called when a store of that name has changed."""
+        return self._decider.listeners
+
+    @property
+    def counters(self) -> Counters:
+        """Plain counts since the start."""
+        return self._decider.counters
+
+    @property
+    def applied_index(self) -> int:
+        """The last entry that is decided."""
+        return self._decider.applied_index
+
+    @property
+    def applied_term(self) -> int:
+        """Its term."""
+        return self._decider.applied_term
+
+    def begin_after(self, index: int, term: int) -> None:
+        """Entries up to `index` are in the database."""
+        self._decider.applied_index, self._decider.applied_term = index, term
+
+    def on_catalog(self, changed: Callable[[CreateStore | DropStore], None]) -> None:
+        """Have `changed` called with each decided command that makes or drops a store."""
+
+        def hear(command: CreateStore | DropStore) -> None:
+            if isinstance(command, DropStore):
+                self._lanes.leave_store(command.store)
+            changed(command)
+
+        self._decider.catalog_changed = hear
 
     # -- taking commands -------------------------------------------------------------------------
 
@@ -143,18 +170,22 @@ class Sequencer:
         lane_limit: int = 1_000_000,
         timeout_ms: int = 5_000,
     ) -> asyncio.Future[Any]:
-        """Queue a command; the future is its answer. Raises TooBusy, ShuttingDown, NotFound."""
+        """Queue a command; the future is its answer. Raises TooBusy, ShuttingDown, NotFound, DiskFull."""
         if self._closing:
             raise ShuttingDown("the store is closing")
         store = command.store
         if store not in self.stores and not isinstance(command, CreateStore | DropStore):
             raise NotFound(f"store {store!r} does not exist", store=store)
-        if self.disk_full is not None and isinstance(command, _NEEDS_ROOM):
+        if self.disk_full is not None and isinstance(command, _NEEDS_ROOM) and self._consensus.serves:
             self.counters.refused += 1
             raise DiskFull(self.disk_full.detail)
         future: asyncio.Future[Any] = self._loop.create_future()
+        self._queue(Pending(command, size, self._clock.monotonic_ms() + timeout_ms, future, lane), lane_limit)
+        return future
+
+    def _queue(self, pending: Pending, lane_limit: int) -> None:
+        command = pending.command
         try:
-            pending = Pending(command, size, self._clock.monotonic_ms() + timeout_ms, future, lane)
             if type(command) is Append and command.condition is not None:
                 self._conditions.take_in(pending, lane_limit)
             else:
@@ -163,10 +194,7 @@ class Sequencer:
             self.counters.refused += 1
             raise
         self._wake()
-        if not self._sweeping:
-            self._sweeping = True
-            self._loop.call_later(SWEEP_MS / 1_000, self._sweep)
-        return future
+        self._keep_sweeping()
 
     @property
     def waiting(self) -> int:
@@ -174,65 +202,117 @@ class Sequencer:
         return self._lanes.waiting
 
     def _wake(self) -> None:
-        if not self._turn_set and self._proposal is None:
+        if not self._turn_set and self._under_way is None:
             self._turn_set = True
             self._loop.call_soon(self._turn)
 
     def resume(self) -> None:
-        """The writer thread has caught up."""
-        if self._stalled:
-            self._stalled = False
-            self._wake()
+        """The writer thread has caught up, or the leader may be another."""
+        self._stalled = False
+        self._wake()
+
+    def _keep_sweeping(self) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP_MS / 1_000, self._sweep)
 
     def _sweep(self) -> None:
         """Answer what has waited too long: queued commands were not applied, proposed ones may be."""
         now = self._clock.monotonic_ms()
-        for pending in self._in_flight:
+        under_way = self._under_way
+        batch = [] if under_way is None or under_way.batch is None else under_way.batch
+        for pending in batch:
             if pending.deadline_ms <= now:
-                pending.fail(Timeout("the disk did not answer in time", outcome="unknown"))
-        self._lanes.expire(now)
-        self._sweeping = bool(self._in_flight) or self.waiting > 0
+                pending.fail(self._unknown())
+        self._forwarding.expire(now, self._unknown)
+        self._lanes.expire(now, self._late)
+        self._sweeping = bool(batch) or self.waiting > 0 or self._forwarding.waiting > 0
         if self._sweeping:
             self._loop.call_later(SWEEP_MS / 1_000, self._sweep)
+
+    def _unknown(self) -> ShoalError:
+        return Timeout("neither the disk nor a quorum of boards answered in time", outcome="unknown")
+
+    def _late(self) -> ShoalError:
+        if self._consensus.serves or self._consensus.leader is not None:
+            return Timeout("the store was too busy to take the command in time")
+        return NoLeader("no leader was elected in time: too few boards of the cluster can reach each other")
 
     # -- one turn --------------------------------------------------------------------------------
 
     def _turn(self) -> None:
         self._turn_set = False
-        if self._proposal is not None or self._broken:
+        if self._under_way is not None or self._broken:
             return
         if self._applier.backlog > BACKLOG_HIGH:
             self._stalled = True
             self.hand_over()
             return
-        batch = self._lanes.take(self._conditions.may_go)
+        if self._foreign:
+            self._begin(self._foreign.popleft())
+            return
+        batch = self._gather()
         if batch:
             self._idle.clear()
             self._propose(batch, use_reserve=False)
         elif not self.waiting:
             self._idle.set()
-        if not batch or self._held_commands >= HELD_COMMANDS or self._held_bytes >= HELD_BYTES:
+        if not batch or self._decider.holds_many:
             self.hand_over()
+
+    def _gather(self) -> list[Pending]:
+        """Commands for the next entry; on a follower none, they are passed on."""
+        consensus = self._consensus
+        if consensus.serves:
+            return self._of_this_term(self._lanes.take(self._conditions.may_go))
+        leader = consensus.leader
+        if leader is not None and self._forwarding.waiting < FORWARDED_MAX:
+            batch = self._own_only(self._lanes.take(self._conditions.may_go))
+            if batch:
+                self._pass_on(batch, leader)
+        return []
+
+    def _of_this_term(self, batch: list[Pending]) -> list[Pending]:
+        """Without what a follower passed on in an earlier term: it does so again where that is due."""
+        term = self._consensus.term
+        if all(pending.origin is None or pending.origin.term == term for pending in batch):
+            return batch
+        return [pending for pending in batch if pending.origin is None or pending.origin.term == term]
+
+    def _own_only(self, batch: list[Pending]) -> list[Pending]:
+        """What was given to this node, and may go to another."""
+        for pending in batch:
+            if isinstance(pending.command, _LEADERS):
+                pending.fail(NoLeader("this node no longer leads"))
+        return [p for p in batch if p.origin is None and not isinstance(p.command, _LEADERS)]
+
+    def _pass_on(self, batch: list[Pending], leader: str) -> None:
+        now_ms = self._clock.monotonic_ms()
+        if not self._forwarding.pass_on(batch, leader, self._consensus.term, now_ms):
+            self._lanes.put_back(batch)
+            self._loop.call_later(SWEEP_MS / 1_000, self._wake)
 
     def _propose(self, batch: list[Pending], *, use_reserve: bool) -> None:
         reading = self._clock.wall()
         last = max((memory.state.epoch_us for memory in self.stores.values()), default=0)
         clock_us = self._event_time.stamp(reading, self._clock.monotonic_ms(), last)
-        proposal = Proposal(clock_us, reading.epoch_us, [pending.command for pending in batch])
+        origins = [
+            Origin(place, pending.origin.node_id, pending.origin.number)
+            for place, pending in enumerate(batch)
+            if pending.origin is not None
+        ]
+        proposal = Proposal(clock_us, reading.epoch_us, [pending.command for pending in batch], origins)
         try:
             payload = encode(proposal)
-            needs = self._needs(batch)
+            needs = self._decider.needs(proposal.commands)
         except Exception:  # noqa: BLE001 - a defect, whatever it is: found again below, command by command
             self._propose_sound(batch, use_reserve=use_reserve)
             return
-        self._in_flight = batch
-        self._proposal = proposal
-        self._proposed = None
-        self._fetched = None if needs else {}
-        self._size = len(payload)
-        self._consensus.propose(payload, self._on_proposed, use_reserve=use_reserve)
+        entry = Decidable(proposal, len(payload), [p.future for p in batch], [p.checked for p in batch])
+        under_way = self._under_way = _UnderWay(entry, batch, fetched=None if needs else {})
+        self._consensus.propose(payload, partial(self._on_proposed, under_way), use_reserve=use_reserve)
         if needs:
-            self._fetcher.fetch(needs, self._on_fetched)
+            self._fetcher.fetch(needs, partial(self._on_fetched, under_way))
 
     def _propose_sound(self, batch: list[Pending], *, use_reserve: bool) -> None:
         """Answer the commands that the checks should have refused; the others are not to suffer for them."""
@@ -240,78 +320,154 @@ class Sequencer:
         for pending in batch:
             try:
                 encode(Proposal(0, 0, [pending.command]))
-                self._needs([pending])
+                self._decider.needs([pending.command])
             except Exception as error:  # noqa: BLE001 - told to whoever sent it
                 pending.fail(InternalError(f"the command cannot be stored: {error!r}"))
                 _log.exception("a command cannot be stored")
             else:
                 good.append(pending)
         if len(good) == len(batch):  # the proposal itself, then: nothing can be promised any more
-            self._in_flight = batch
+            self._under_way = _UnderWay(Decidable(_EMPTY, 0, (), ()), batch)
             self._break(RuntimeError("an entry cannot be proposed, though each of its commands can"))
         elif good:
             self._propose(good, use_reserve=use_reserve)
         else:
             self._wake()
 
-    def _needs(self, batch: list[Pending]) -> list[Need]:
-        needs: dict[str, Need] = {}
-        for pending in batch:
-            command = pending.command
-            memory = self.stores.get(command.store)
-            if memory is None:
-                continue
-            need = needs.get(command.store)
-            if need is None:
-                need = needs[command.store] = Need(command.store)
-            if isinstance(command, Append):
-                _need_of_append(need, memory, command)
-            elif isinstance(command, DeleteStream | SaveSnapshot) and not memory.knows(command.stream_id):
-                need.heads.add(command.stream_id)
-        return [need for need in needs.values() if need]
+    # -- what came committed ---------------------------------------------------------------------
 
-    def _on_proposed(self, outcome: Proposed | BaseException) -> None:
-        self._proposed = outcome
-        self._decide_when_ready()
+    def take(self, entries: Sequence[Entry]) -> None:
+        """Entries that others proposed, committed, in the order of the log."""
+        self._foreign.extend(entries)
+        self._idle.clear()
+        self._wake()
 
-    def _on_fetched(self, outcome: dict[str, ReadSet] | BaseException) -> None:
-        self._fetched = outcome
-        self._decide_when_ready()
+    def _begin(self, entry: Entry) -> None:
+        """Decide an entry that came committed, once its read set is here."""
+        configuration = None
+        proposal = _EMPTY
+        if entry.kind == Kind.NORMAL:
+            try:
+                proposal = decode(entry.data)
+            except CodecError as error:
+                self._break(RuntimeError(f"entry {entry.index}: {error}. Install the release that wrote it"))
+                return
+        elif entry.kind == Kind.CONFIGURATION:
+            configuration = entry.data
+        waiting = self._forwarding.answered(proposal.origins) if proposal.origins else {}
+        places = range(len(proposal.commands))
+        futures = [waiting[place].future if place in waiting else None for place in places]
+        checked: list[Checked | None] = [None] * len(proposal.commands)
+        decidable = Decidable(proposal, len(entry.data), futures, checked, configuration)
+        needs = self._decider.needs(proposal.commands)
+        under_way = self._under_way = _UnderWay(
+            decidable, None, Proposed(entry.index, entry.term), None if needs else {}
+        )
+        if any(type(command) is Append and command.condition is not None for command in proposal.commands):
+            under_way.searching = True
+            task = self._loop.create_task(self._search(under_way, checked))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        if needs:
+            self._fetcher.fetch(needs, partial(self._on_fetched, under_way))
+        self._decide_when_ready(under_way)
 
-    def _decide_when_ready(self) -> None:
-        proposed, fetched = self._proposed, self._fetched
-        if proposed is None or fetched is None or self._broken:
+    async def _search(self, under_way: _UnderWay, checked: list[Checked | None]) -> None:
+        """What the database holds of conditions, as of the entry before."""
+        try:
+            for place, command in enumerate(under_way.entry.proposal.commands):
+                if type(command) is Append and command.condition is not None:
+                    checked[place] = await look_up(self.stores, self._fetcher, command)
+        except Exception as error:  # noqa: BLE001 - a member that cannot decide what others have must end
+            self._break(error)
             return
-        batch = self._in_flight
-        if isinstance(proposed, DiskFull):
-            self._in_flight, self._proposal = [], None
-            self._disk_full(batch, proposed)
+        under_way.searching = False
+        self._decide_when_ready(under_way)
+
+    # -- what followers pass on ------------------------------------------------------------------
+
+    def take_forwarded(self, sender: str, forward: Forward) -> None:
+        """Commands that a follower passes on: into the lanes, once each. Refusals go back by `refuse`."""
+        if not self._consensus.serves or forward.term != self._consensus.term or self._closing:
+            return  # the follower learns of the term that follows, and passes them on again
+        now_ms = self._clock.monotonic_ms()
+        for item in self._taken.fresh(sender, forward):
+            future: asyncio.Future[Any] = self._loop.create_future()
+            origin = PassedOn(sender, item.number, forward.term)
+            pending = Pending(
+                item.command, item.size, now_ms + item.timeout_ms, future, item.lane, None, origin
+            )
+            future.add_done_callback(partial(self._answer_refused, origin))
+            try:
+                if self.disk_full is not None and isinstance(item.command, _NEEDS_ROOM):
+                    raise DiskFull(self.disk_full.detail)
+                self._queue(pending, 1_000_000)
+            except ShoalError as error:
+                pending.fail(error)
+
+    def _answer_refused(self, origin: PassedOn, future: asyncio.Future[Any]) -> None:
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, ShoalError) and error.outcome == "not-applied":
+            self.refuse(origin.node_id, refusal(origin.term, origin.number, error))
+
+    def hear_refusal(self, refused: Refused) -> None:
+        """The leader refused a command of this node."""
+        pending = self._forwarding.refused(refused)
+        if pending is not None:
+            self._lanes.put_back([pending])
+            self._loop.call_later(SWEEP_MS / 1_000, self._wake)
+
+    def forward_again(self, node_id: str) -> None:
+        """The connection to `node_id` was broken: if it leads, it may lack what was passed on."""
+        if self._consensus.leader == node_id:
+            self._forwarding.again(node_id, self._consensus.term, self._clock.monotonic_ms())
+
+    # -- deciding --------------------------------------------------------------------------------
+
+    def _on_proposed(self, under_way: _UnderWay, outcome: Proposed | BaseException) -> None:
+        under_way.proposed = outcome
+        self._decide_when_ready(under_way)
+
+    def _on_fetched(self, under_way: _UnderWay, outcome: dict[str, ReadSet] | BaseException) -> None:
+        under_way.fetched = outcome
+        self._decide_when_ready(under_way)
+
+    def _decide_when_ready(self, under_way: _UnderWay) -> None:
+        proposed, fetched = under_way.proposed, under_way.fetched
+        if proposed is None or fetched is None or under_way.searching or self._broken:
+            return
+        if isinstance(proposed, DiskFull | Superseded):
+            self._under_way = None
+            self._take_back(under_way.batch or [], proposed)
             return
         broken = next((x for x in (proposed, fetched) if isinstance(x, BaseException)), None)
         if broken is not None or isinstance(proposed, BaseException) or isinstance(fetched, BaseException):
             self._break(broken or RuntimeError("unreachable"))
             return
+        later_term = proposed.term > self._decider.applied_term
         try:
-            self._decide(proposed, fetched, batch)
+            self._decider.decide(proposed, under_way.entry, fetched)
         except Exception as error:  # a defect: what it left half done must not be built upon
             self._break(error)
             raise
-        self._in_flight, self._proposal = [], None
+        self._under_way = None
+        if later_term:
+            self._lanes.put_back(self._forwarding.overtaken(proposed.term))
+            self.term_began()
+        self._moved.set()
         self._forget_committed()
         self._wake()
 
-    def hand_over(self) -> None:
-        """Give decided entries to the writer thread.
+    def _take_back(self, batch: list[Pending], why: DiskFull | Superseded) -> None:
+        if isinstance(why, DiskFull):
+            self._disk_full(batch, why)
+            return
+        self._lanes.put_back(self._own_only(batch))  # it was never applied: it may go to the next leader
+        self._wake()
 
-        It happens after the next proposal, so that the writer works while the disk syncs and not while
-        answered callers run, and for many small entries at once: waking the writer for each cost a single
-        caller a fifth of its latency, and rows cost a fourth when they go into SQLite by the hundred.
-        Whoever reads on the writer's connection calls it first.
-        """
-        if self._decided:
-            self._applier.apply(self._decided)
-            self._decided = []
-            self._held_commands = self._held_bytes = 0
+    def hand_over(self) -> None:
+        """Give decided entries to the writer thread. See Decider."""
+        self._decider.hand_over()
 
     def _break(self, error: BaseException) -> None:
         self.give_up(error)
@@ -320,10 +476,13 @@ class Sequencer:
     def give_up(self, error: BaseException) -> None:
         """The log or the database failed: nothing more can be promised, the node ends."""
         self._closing = self._broken = True
-        for pending in self._in_flight:
+        batch = None if self._under_way is None else self._under_way.batch
+        for pending in batch or []:
             pending.fail(Timeout(f"the storage failed: {error}", outcome="unknown"))
+        self._forwarding.fail_all(lambda: Timeout(f"the storage failed: {error}", outcome="unknown"))
         self._lanes.fail_all(ShuttingDown(f"the storage failed: {error}"))
         self._idle.set()
+        self._moved.set()
 
     def _disk_full(self, batch: list[Pending], error: DiskFull) -> None:
         """Appends are refused; what frees space may use the reserve, once."""
@@ -340,88 +499,24 @@ class Sequencer:
         else:
             self._wake()
 
-    # -- deciding --------------------------------------------------------------------------------
-
-    def _decide(self, proposed: Proposed, fetched: dict[str, ReadSet], batch: list[Pending]) -> None:
-        proposal = self._proposal
-        if proposal is None:
-            raise RuntimeError("no entry is under way")
-        index = proposed.index
-        changes: dict[str, list[Change]] = {}
-        catalog: list[CreateStore | DropStore] = []
-        views: dict[str, _View] = {}
-        answers: list[tuple[asyncio.Future[Any], Any]] = []
-        for pending in batch:
-            command, future = pending.command, pending.future
-            store = command.store
-            if isinstance(command, _CATALOGUE):
-                self._decide_catalog(command, index)
-                catalog.append(command)
-                answers.append((future, index))
-                continue
-            memory = self.stores.get(store)
-            if memory is None:
-                answers.append((future, NotFound(f"store {store!r} does not exist", store=store)))
-                continue
-            view = views.get(store)
-            if view is None:
-                view = views[store] = _View(memory, fetched.get(store) or ReadSet())
-            view.checked = pending.checked
-            try:
-                decision = decide(memory.state, view, command, proposal.clock_us, proposal.reading_us)
-            except ShoalError as error:
-                self.counters.conflicts += 1
-                answers.append((future, error))
-                continue
-            change = decision.change
-            if change is not None:
-                memory.apply(index, change)
-                if store in changes:
-                    changes[store].append(change)
-                else:
-                    changes[store] = [change]
-            answers.append((future, decision.result))
-        self.applied_index = index
-        self.counters.entries += 1
-        self.counters.commands += len(batch)
-        stores = [
-            StoreChanges(name, found, _copy(self.stores[name].state))
-            for name, found in changes.items()
-            if name in self.stores
-        ]
-        self._decided.append(ApplyEntry(index, proposed.term, stores, catalog, self._size))
-        self._held_commands += len(batch)
-        self._held_bytes += self._size
-        for name in changes:
-            if name in self.stores:
-                self.stores[name].tell()
-        for future, answer in answers:
-            if future.done():
-                continue
-            if isinstance(answer, ShoalError):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
-        for name in changes:
-            self.listeners[name]()
-        for memory in self.stores.values():
-            memory.trim()
-
-    def _decide_catalog(self, command: CreateStore | DropStore, index: int) -> None:
-        store = command.store
-        if isinstance(command, DropStore):
-            self.stores.pop(store, None)
-            self._lanes.leave_store(store)
-        elif store not in self.stores:
-            self.stores[store] = StoreMemory(StoreState(), since=index)
-            self.listeners.setdefault(store, _nobody)
+    async def wait_applied(self, index: int, timeout_ms: int) -> None:
+        """Until entry `index` is decided here. Raises Timeout, ShuttingDown."""
+        try:
+            async with asyncio.timeout(timeout_ms / 1_000):
+                while self.applied_index < index:
+                    if self._closing:
+                        raise ShuttingDown("the store is closing")
+                    self._moved.clear()
+                    await self._moved.wait()
+        except TimeoutError as error:
+            raise Timeout(f"entry {index} was not applied in {timeout_ms} ms") from error
 
     # -- what the database has ---------------------------------------------------------------------
 
     def committed(self, index: int, positions: dict[str, int]) -> None:
         """SQLite has committed entries up to `index`: the tail may go, once nothing is undecided."""
         self._committed = (index, positions)
-        if self._proposal is None:
+        if self._under_way is None:
             self._forget_committed()
 
     def _forget_committed(self) -> None:
@@ -437,28 +532,17 @@ class Sequencer:
     async def close(self) -> None:
         """Take nothing new, and wait until everything taken is answered."""
         self._closing = True
-        while not self._broken and (self.waiting or self._proposal is not None):
+        while not self._broken and (self.waiting or self._under_way is not None or self._forwarding.waiting):
             self._idle.clear()
             self._wake()
+            self._keep_sweeping()
             await self._idle.wait()
         self.hand_over()
 
 
-def _need_of_append(need: Need, memory: StoreMemory, command: Append) -> None:
-    for write in command.writes:
-        stream_id = write.stream_id
-        known = memory.knows(stream_id)
-        if not known:
-            need.heads.add(stream_id)
-        if not known or memory.head(stream_id) is not None:
-            for event in write.events:
-                if event.own_id:
-                    need.ids.setdefault(stream_id, []).append(event.event_id)
+def _nobody(_node_id: str, _refused: Refused) -> None:
+    """There are no followers."""
 
 
-def _copy(state: StoreState) -> StoreState:
-    return StoreState(state.position, state.epoch_us)
-
-
-def _nobody() -> None:
-    """Nobody listens to a store that was just created."""
+def _nothing() -> None:
+    """Nobody wants to know of terms."""

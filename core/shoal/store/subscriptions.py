@@ -14,6 +14,7 @@ import msgspec
 from shoal.errors import (
     InvalidRequest,
     LeaseExpired,
+    NoLeader,
     NotFound,
     ShoalError,
     StreamNotFound,
@@ -222,9 +223,20 @@ class LocalSubscriptions(DefinedSubscriptions):
         if pump is not None:
             pump.leave(consumer)
 
+    def lead(self, *, leading: bool) -> None:
+        """This node leads from now on, or no longer. Leases are the leader's memory: they end with it."""
+        if leading:
+            self._resumed = set(self._context.memory.subscriptions)
+        else:
+            for pump in self._pumps.values():
+                pump.end(_elsewhere(self._context))
+            self._pumps.clear()
+
     async def _pump(self, name: str) -> Pump:
-        """The subscription's pump, begun if need be."""
+        """The subscription's pump, begun if need be. Raises NoLeader on a node that does not lead."""
         state = self._state(name)
+        if not self._context.leadership.serves:
+            raise _elsewhere(self._context)
         pump = self._pumps.get(name)
         if pump is not None:
             return pump
@@ -365,6 +377,12 @@ class LocalSubscriptions(DefinedSubscriptions):
             if isinstance(outcome, BaseException) and not isinstance(outcome, ShoalError):
                 raise outcome  # but what only could not be stored comes again
         self._pumps.clear()
+
+
+def _elsewhere(context: StoreContext) -> NoLeader:
+    leader = context.leadership.leader
+    where = "nobody does now" if leader is None else f"{leader} does"
+    return NoLeader(f"only the leader delivers, and {where}", leader=leader)
 
 
 def _check_count(values: Any, pointer: str) -> None:

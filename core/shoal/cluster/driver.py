@@ -1,0 +1,478 @@
+"""Drives the Raft core: journal, messages and time in and out. The one path of a single board and of a cluster.
+
+The core says in which order its work must be done (`shoal.raft.messages.Ready`); this carries it out on the loop,
+with the journal on its own thread. A board alone is a group of one voter that never sends anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Protocol
+
+import msgspec
+
+from shoal import telemetry
+from shoal.clock import Clock
+from shoal.cluster.pace import Pacemaker
+from shoal.errors import DiskFull, NoLeader
+from shoal.raft.entries import LogStart
+from shoal.raft.errors import ChangeRefused, NotLeader
+from shoal.raft.log import Configuration, HardState, Kind, Member
+from shoal.raft.messages import Entry, Message, Ready, Role
+from shoal.raft.node import RaftNode
+from shoal.raft.state import NEVER_MS, Own
+from shoal.store.ports import Proposed, Superseded
+
+RETRY_FULL_S = 1.0
+"""How often a journal without room looks whether there is some."""
+
+Records = Sequence[tuple[Kind, int, int, bytes]]
+
+
+class LoggedEntry(Protocol):
+    """An entry as the journal reads it back."""
+
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def term(self) -> int: ...
+    @property
+    def payload(self) -> bytes: ...
+
+
+class Log(Protocol):
+    """The journal. Calls that write or read run on its thread; the attributes are those of the last call."""
+
+    first_index: int
+    previous_term: int
+    last_index: int
+    last_term: int
+    hard_state: HardState
+    terms: list[tuple[int, int]]
+    configurations: list[tuple[int, Configuration]]
+
+    def append_records(self, records: Records, *, use_reserve: bool = False) -> int:
+        """Append (kind, index, term, payload) records durably, as one batch. Returns the sync's nanoseconds."""
+
+    def fits(self, payload_bytes: int, records: int = 1) -> bool:
+        """Whether so much needs no further segment."""
+
+    def make_room(self, payload_bytes: int, *, use_reserve: bool = False) -> None:
+        """Begin the next segment if need be. Raises DiskFull."""
+
+    def read(self, after: int) -> Iterable[LoggedEntry]:
+        """Entries behind an index."""
+
+
+class LogWorker(Protocol):
+    """The journal's thread."""
+
+    def submit(self, job: Callable[[], object], done: Callable[[Any], None] | None = None) -> None:
+        """Run `job` there, `done` with its result or exception on the loop."""
+
+
+class Peers(Protocol):
+    """The way to the other members."""
+
+    def send(self, node_id: str, value: Any, *, bulk: bool = False) -> bool:
+        """Send, or drop and return False; never waits."""
+
+
+class Nobody:
+    """The peers of a board alone."""
+
+    def send(self, node_id: str, value: Any, *, bulk: bool = False) -> bool:  # noqa: ARG002 - a port
+        """There is nobody to send to."""
+        return False
+
+
+def configuration_record(configuration: Configuration) -> tuple[Kind, int, int, bytes]:
+    """The first record of a log: whoever begins with this configuration writes the same bytes."""
+    return (Kind.CONFIGURATION, 1, 0, msgspec.msgpack.encode(configuration))
+
+
+def found_group(log: Log, members: Sequence[Member]) -> None:
+    """Make the log's first record: the configuration it begins with. On an empty log only."""
+    log.append_records([configuration_record(Configuration(tuple(members)))], use_reserve=True)
+
+
+def read_start(log: Log, applied: int) -> LogStart:
+    """What the core must know of a log whose entries up to `applied` are in the databases. Blocks."""
+    entries = [Entry(r.index, r.term, int(r.kind), r.payload) for r in log.read(applied)]
+    return LogStart(
+        log.first_index, log.previous_term, log.terms, log.last_index, entries, log.configurations, applied
+    )
+
+
+class RaftDriver:
+    """Proposes, replicates, and hands out what is committed. See shoal.store.ports.Consensus.
+
+    `take` gets committed entries in order, the own proposals among them as `Proposed` through their `done`; `changed`
+    is called when role, leader or configuration may have; `failed` when the log can no longer be trusted.
+    """
+
+    def __init__(
+        self,
+        core: RaftNode,
+        log: Log,
+        worker: LogWorker,
+        clock: Clock,
+        *,
+        own: Own,
+        give_reserve: Callable[[], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self.core = core
+        self.own = own
+        self._log = log
+        self._worker = worker
+        self._clock = clock
+        self._give_reserve = give_reserve
+        self._failed = failed
+        self._loop = asyncio.get_running_loop()
+        self.peers: Peers = Nobody()
+        self.take: Callable[[Sequence[Entry]], None] = _nobody
+        self.changed: Callable[[], None] = _nothing
+        self.behind: Callable[[str], None] = _nobody
+        self.pace = Pacemaker()
+        self._pending: dict[int, tuple[int, Callable[[Proposed | BaseException], None]]] = {}
+        self._reads: dict[int, asyncio.Future[int]] = {}
+        self._next_read = 0
+        self._gathering: dict[bool, asyncio.Future[int]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ms = NEVER_MS
+        self._pump_set = False
+        self._stopped = False
+        self._seen: tuple[Role, str | None, int, bool] | None = None
+        self._left: asyncio.Future[None] | None = None
+        self.no_room = False
+        """The disk has no room for what the leader sent."""
+
+    # -- shoal.store.ports.Consensus -------------------------------------------------------------
+
+    @property
+    def role(self) -> str:
+        """leader, follower, candidate or pre-candidate; witness and learner where the configuration says so."""
+        member = next((m for m in self.core.configuration.members if m.node_id == self.own.node_id), None)
+        if self.core.role != "leader" and member is not None:
+            if member.witness:
+                return "witness"
+            if not member.voter:
+                return "learner"
+        return self.core.role
+
+    @property
+    def term(self) -> int:
+        """The current term."""
+        return self.core.term
+
+    @property
+    def commit_index(self) -> int:
+        """Up to where entries are committed, as far as this node knows."""
+        return self.core.log.commit
+
+    @property
+    def leader(self) -> str | None:
+        """Who leads, as far as this node knows."""
+        return self.core.leader
+
+    @property
+    def serves(self) -> bool:
+        """Whether proposals are taken."""
+        return self.core.serves
+
+    def propose(
+        self, payload: bytes, done: Callable[[Proposed | BaseException], None], *, use_reserve: bool = False
+    ) -> None:
+        """See shoal.store.ports.Consensus."""
+        if self._log.fits(len(payload)):
+            self._propose(payload, done)
+            return
+
+        def finish(outcome: object) -> None:
+            if isinstance(outcome, BaseException):
+                done(outcome)
+            else:
+                self._propose(payload, done)
+
+        self._worker.submit(partial(self._make_room, len(payload), use_reserve=use_reserve), finish)
+
+    def _make_room(self, size: int, *, use_reserve: bool) -> None:
+        """Room is had before an entry is proposed: what the followers may have cannot be taken back for lack of it."""
+        try:
+            self._log.make_room(size, use_reserve=use_reserve)
+        except DiskFull:
+            if not use_reserve:
+                raise
+            self._give_reserve()
+            self._log.make_room(size, use_reserve=True)
+
+    def _propose(self, payload: bytes, done: Callable[[Proposed | BaseException], None]) -> None:
+        try:
+            index = self.core.propose(payload, self._clock.monotonic_ms())
+        except NotLeader:
+            self._loop.call_soon(done, Superseded(0))
+            return
+        self._pending[index] = (self.core.term, done)
+        self._pump()
+
+    # -- messages --------------------------------------------------------------------------------
+
+    def receive(self, node_id: str, message: Message) -> None:
+        """A message of an authenticated member. What came in together is worked on together."""
+        try:
+            self.core.step(node_id, message, self._clock.monotonic_ms())
+        except AssertionError as error:
+            self._fail(error)
+            return
+        self._pump_soon()
+
+    def lost(self, node_id: str) -> None:
+        """The process of a member is gone."""
+        self.core.leader_lost(node_id, self._clock.monotonic_ms())
+        self._pump_soon()
+
+    def unreachable(self, node_id: str) -> None:
+        """A connection to a member broke: what was sent last may be lost."""
+        self.core.unreachable(node_id, self._clock.monotonic_ms())
+        self._pump_soon()
+
+    # -- reads -----------------------------------------------------------------------------------
+
+    async def read_index(self, *, confirmed: bool) -> int:
+        """How far must be applied to read. Reads that begin in one turn of the loop share it.
+
+        Raises NoLeader when nobody can say now.
+        """
+        future = self._gathering.get(confirmed)
+        if future is None:
+            future = self._gathering[confirmed] = self._loop.create_future()
+            self._loop.call_soon(self._ask_read, confirmed)
+        index = await asyncio.shield(future)
+        if index < 0:
+            raise NoLeader("no leader can be reached; try again, or read with consistency=local")
+        return index
+
+    def _ask_read(self, confirmed: bool) -> None:  # noqa: FBT001 - a callback
+        self._next_read += 1
+        self._reads[self._next_read] = self._gathering.pop(confirmed)
+        self.core.read_index(self._next_read, self._clock.monotonic_ms(), confirmed=confirmed)
+        self._pump()
+
+    # -- members ---------------------------------------------------------------------------------
+
+    async def change(self, configuration: Configuration) -> int:
+        """Change the members; done when it is committed. The entry's index. Raises NoLeader, ChangeRefused."""
+        future: asyncio.Future[Proposed | BaseException] = self._loop.create_future()
+        try:
+            index = self.core.propose_configuration(configuration, self._clock.monotonic_ms())
+        except NotLeader as error:
+            raise NoLeader(str(error), leader=error.leader) from error
+        self._pending[index] = (self.core.term, partial(_resolve, future))
+        self._pump()
+        outcome = await future
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome.index
+
+    def transfer(self, target: str | None) -> str:
+        """Begin to hand leadership over; to whom. Raises NoLeader, ChangeRefused."""
+        try:
+            chosen = self.core.transfer(target, self._clock.monotonic_ms())
+        except NotLeader as error:
+            raise NoLeader(str(error), leader=error.leader) from error
+        self._pump()
+        return chosen
+
+    async def hand_over(self, timeout_s: float) -> None:
+        """Leave the lead to another, if this node has it and there is one, before it goes."""
+        try:
+            self.transfer(None)
+        except (NoLeader, ChangeRefused):
+            return
+        self._left = self._loop.create_future()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._left
+
+    # -- the pump --------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to keep time."""
+        self._pump()
+
+    def stop(self) -> None:
+        """Nothing more is done; what was asked stays unanswered but for reads."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for future in self._reads.values():
+            _resolve(future, -1)
+        self._reads.clear()
+
+    def _pump_soon(self) -> None:
+        if not self._pump_set:
+            self._pump_set = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_set = False
+        if self._stopped:
+            return
+        while (ready := self.core.ready()) is not None:
+            self._carry_out(ready)
+        self._keep_time()
+        core = self.core
+        seen = (core.role, core.leader, core.log.configuration_index, core.serves)
+        if seen != self._seen:
+            self._seen = seen
+            if self._left is not None and core.role != "leader":
+                _resolve(self._left, None)
+            self.changed()
+
+    def _carry_out(self, ready: Ready) -> None:
+        send = self.peers.send
+        for node_id, message in ready.messages:
+            send(node_id, message, bulk=bool(getattr(message, "entries", None)))
+        if ready.must_persist:
+            self._worker.submit(partial(self._persist, ready), partial(self._persisted, ready))
+        if ready.committed:
+            self._hand_out(ready.committed)
+        for state in ready.reads:
+            _resolve(self._reads.pop(state.read_id), state.index)
+        for node_id, index in ready.fetch:
+            self._worker.submit(partial(self._read, index), partial(self._fetched, node_id))
+        if ready.behind is not None:
+            self.behind(ready.behind)
+
+    def _hand_out(self, entries: Sequence[Entry]) -> None:
+        if not self._pending:
+            self.take(entries)
+            return
+        foreign: list[Entry] = []
+        for entry in entries:
+            term, done = self._pending.pop(entry.index, (0, None))
+            if done is not None and term == entry.term and entry.kind == Kind.NORMAL:
+                if foreign:
+                    self.take(foreign)
+                    foreign = []
+                done(Proposed(entry.index, entry.term))
+                continue
+            foreign.append(entry)
+            if done is not None:
+                done(Proposed(entry.index, entry.term) if term == entry.term else Superseded(entry.term))
+        if foreign:
+            self.take(foreign)
+
+    # -- the journal -----------------------------------------------------------------------------
+
+    def _persist(self, ready: Ready) -> int:
+        """On the journal's thread. What the core itself writes, and what it may not refuse, uses the reserve."""
+        records: list[tuple[Kind, int, int, bytes]] = []
+        state = ready.hard_state
+        if state is not None:
+            records.append((Kind.HARD_STATE, 0, state.term, msgspec.msgpack.encode(state)))
+        own = not any(entry.kind == Kind.NORMAL for entry in ready.entries)
+        records.extend((Kind(e.kind), e.index, e.term, e.data) for e in ready.entries)
+        try:
+            return self._log.append_records(records, use_reserve=own)
+        except DiskFull:
+            if not own:
+                raise
+            self._give_reserve()
+            return self._log.append_records(records, use_reserve=True)
+
+    def _persisted(self, ready: Ready, outcome: object) -> None:
+        if self._stopped:
+            return
+        if isinstance(outcome, DiskFull):  # nothing was written: the others go on, this one as soon as it can
+            if not self.no_room:
+                self.no_room = True
+                self.changed()
+            self._loop.call_later(RETRY_FULL_S, self._persist_again, ready)
+            return
+        if not isinstance(outcome, int):
+            self._fail(outcome if isinstance(outcome, BaseException) else RuntimeError(repr(outcome)))
+            return
+        self.no_room = False
+        self.pace.synced(outcome / 1e6)
+        if ready.entries and telemetry.enabled(telemetry.JOURNAL_SYNCED):
+            size = sum(len(entry.data) for entry in ready.entries)
+            telemetry.emit(telemetry.JOURNAL_SYNCED, {"duration": outcome, "size_bytes": size}, {})
+        for node_id, message in ready.after:
+            self.peers.send(node_id, message)
+        self.core.advance(ready, self._clock.monotonic_ms())
+        self._pump()
+
+    def _persist_again(self, ready: Ready) -> None:
+        if not self._stopped:
+            self._worker.submit(partial(self._persist, ready), partial(self._persisted, ready))
+
+    def _read(self, index: int) -> list[Entry]:
+        """On the journal's thread: a message's worth of entries from `index` on, none where they are gone."""
+        found: list[Entry] = []
+        size = 0
+        for record in self._log.read(index - 1):
+            size += len(record.payload)
+            if found and size > FETCH_BYTES:
+                break
+            found.append(Entry(record.index, record.term, int(record.kind), record.payload))
+        return found if found and found[0].index == index else []
+
+    def _fetched(self, node_id: str, outcome: object) -> None:
+        if isinstance(outcome, list):
+            self.core.fetched(node_id, outcome, self._clock.monotonic_ms())
+            self._pump()
+        else:
+            self._fail(outcome if isinstance(outcome, BaseException) else RuntimeError(repr(outcome)))
+
+    def dropped(self, first_index: int) -> None:
+        """The journal was shortened."""
+        self.core.dropped(first_index)
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def _keep_time(self) -> None:
+        due_ms = self.core.deadline_ms()
+        if due_ms >= self._timer_ms:
+            return  # the one that is set looks again when it fires
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_ms = due_ms
+        if due_ms < NEVER_MS:
+            delay_ms = max(0, due_ms - self._clock.monotonic_ms())
+            self._timer = self._loop.call_later(delay_ms / 1_000, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer, self._timer_ms = None, NEVER_MS
+        now_ms = self._clock.monotonic_ms()
+        if self.core.deadline_ms() <= now_ms:
+            self.core.wish_timeout(self.pace.election_timeout_ms)
+            self.core.handle_deadline(now_ms)
+        self._pump()
+
+    def _fail(self, error: BaseException) -> None:
+        self.stop()
+        self._failed(error)
+
+
+FETCH_BYTES = 1024 * 1024
+
+
+def _resolve(future: asyncio.Future[Any], value: object) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _nobody(_: object) -> None:
+    """Nobody takes it yet."""
+
+
+def _nothing() -> None:
+    """Nobody wants to know yet."""

@@ -1,0 +1,180 @@
+"""Commands given to a follower: passed on to the leader, answered here when their entry is applied here.
+
+The leader puts them into its entries with their origin, and whoever sees its own origin in an applied entry answers its
+caller: so the answer needs no message, and whoever wrote here can read it here. A command is never applied twice:
+
+- a leader refuses what was passed to it in another term, and knows what it has taken in its own;
+- an entry of a later term, once applied, proves that nothing more of the terms before will come: what was passed on in
+  those and is not answered was *not* applied, and may be passed on again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from shoal.errors import CLASSES, NoLeader, ShoalError, ShuttingDown
+from shoal.model.commands import Command, Origin
+from shoal.store.lanes import Pending
+
+TAKEN_MAX = 100_000
+"""Numbers that a leader remembers of one follower: more than can wait at once."""
+
+
+class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A command with its number, lane, size in bytes and remaining time."""
+
+    number: int
+    command: Command
+    lane: int
+    size: int
+    timeout_ms: int
+
+
+class Forward(msgspec.Struct, frozen=True, array_like=True, tag=20, gc=False):
+    """Commands for the leader of `term`; `items` is msgpack of a list of Item."""
+
+    term: int
+    items: bytes
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag=21, gc=False):
+    """The leader did not take a command, and never will in `term`."""
+
+    term: int
+    number: int
+    code: str
+    detail: str
+    facts: dict[str, Any]
+
+
+_encode = msgspec.msgpack.encode
+_items = msgspec.msgpack.Decoder(list[Item])
+_RETRIED = (NoLeader, ShuttingDown)
+"""Refusals that say nothing about the command: it may go to the next leader."""
+
+
+class Forwarding:
+    """What this node has passed on. Numbers begin where no earlier life of the node has been."""
+
+    def __init__(self, node_id: str, first_number: int, send: Callable[[str, Any], bool]) -> None:
+        self._node_id = node_id
+        self._next = first_number
+        self._send = send
+        self._sent: dict[int, tuple[int, Pending]] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Commands whose answer is awaited."""
+        return len(self._sent)
+
+    def pass_on(self, batch: Sequence[Pending], leader: str, term: int, now_ms: int) -> bool:
+        """Send commands to the leader. False: they did not leave."""
+        first = self._next
+        self._next += len(batch)
+        items = [
+            Item(
+                first + n,
+                pending.command,
+                pending.lane,
+                max(pending.size, 0),
+                max(1, pending.deadline_ms - now_ms),
+            )
+            for n, pending in enumerate(batch)
+        ]
+        if not self._send(leader, Forward(term, _encode(items))):
+            return False
+        for item, pending in zip(items, batch, strict=True):
+            self._sent[item.number] = (term, pending)
+        return True
+
+    def again(self, leader: str, term: int, now_ms: int) -> None:
+        """The connection to the leader broke and is there again: what may be lost is sent again."""
+        items = [
+            Item(
+                number,
+                pending.command,
+                pending.lane,
+                max(pending.size, 0),
+                max(1, pending.deadline_ms - now_ms),
+            )
+            for number, (sent_term, pending) in self._sent.items()
+            if sent_term == term
+        ]
+        if items:
+            self._send(leader, Forward(term, _encode(items)))
+
+    def answered(self, origins: Sequence[Origin]) -> dict[int, Pending]:
+        """Those of an applied entry that wait here, by the command's place in it."""
+        found: dict[int, Pending] = {}
+        for origin in origins:
+            if origin.node_id == self._node_id:
+                _, pending = self._sent.pop(origin.number, (0, None))
+                if pending is not None:
+                    found[origin.place] = pending
+        return found
+
+    def overtaken(self, term: int) -> list[Pending]:
+        """Those passed on before `term`, of which an entry is applied: they will never be."""
+        numbers = [number for number, (sent_term, _) in self._sent.items() if sent_term < term]
+        return [self._sent.pop(number)[1] for number in numbers]
+
+    def refused(self, refusal: Refused) -> Pending | None:
+        """The leader refused a command; the command, if it is to be passed on again."""
+        term, pending = self._sent.get(refusal.number, (0, None))
+        if pending is None or term != refusal.term:
+            return None
+        del self._sent[refusal.number]
+        error = _error_of(refusal)
+        if isinstance(error, _RETRIED):
+            return pending
+        pending.fail(error)
+        return None
+
+    def expire(self, now_ms: int, error: Callable[[], ShoalError]) -> None:
+        """Answer those that have waited too long: they may still be applied."""
+        for number in [n for n, (_, pending) in self._sent.items() if pending.deadline_ms <= now_ms]:
+            self._sent.pop(number)[1].fail(error())
+
+    def fail_all(self, error: Callable[[], ShoalError]) -> None:
+        """Answer everything."""
+        for _, pending in self._sent.values():
+            pending.fail(error())
+        self._sent.clear()
+
+
+class Taken:
+    """What a leader has taken from followers in its term, so that what is sent twice is taken once."""
+
+    def __init__(self) -> None:
+        self._term = 0
+        self._numbers: dict[str, OrderedDict[int, None]] = {}
+
+    def fresh(self, sender: str, forward: Forward) -> list[Item]:
+        """The commands that were not taken before. Raises ValueError for what is no list of commands."""
+        try:
+            items = _items.decode(forward.items)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"{sender} passed on what is no command: {error}") from error
+        if forward.term != self._term:
+            self._term, self._numbers = forward.term, {}
+        known = self._numbers.setdefault(sender, OrderedDict())
+        found = [item for item in items if item.number not in known]
+        known.update(dict.fromkeys(item.number for item in found))
+        while len(known) > TAKEN_MAX:
+            known.popitem(last=False)
+        return found
+
+
+def refusal(term: int, number: int, error: ShoalError) -> Refused:
+    """What tells a follower that its command was refused."""
+    return Refused(term, number, error.code, error.detail, error.facts)
+
+
+def _error_of(refused: Refused) -> ShoalError:
+    error = CLASSES.get(refused.code, ShoalError)(refused.detail)
+    error.facts = refused.facts
+    return error
