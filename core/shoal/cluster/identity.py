@@ -1,0 +1,115 @@
+"""Who a node is: its key and certificate on disk, and the TLS they make.
+
+A directory with `ca.pem`, `cert.pem` and `key.pem`. TLS is 1.3 only and mutual; the one root is the cluster's own
+authority; host names and validity times are not looked at, since boards move and have no clock.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from shoal.cluster.certificates import (
+    Authority,
+    CertificateError,
+    check_issued,
+    cluster_of,
+    key_hash_of,
+    make_key,
+    make_request,
+    sign,
+    subject_of,
+)
+from shoal.cluster.durable import write_durably
+from shoal.errors import ConfigError
+
+PEERS: Final = "shoal/1"
+HTTP: Final = "shoal-http/1"
+ENROLMENT: Final = "shoal-enrol/1"
+
+CA_FILE: Final = "ca.pem"
+CERTIFICATE_FILE: Final = "cert.pem"
+KEY_FILE: Final = "key.pem"
+
+NO_CHECK_TIME: Final = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python's `ssl` does not name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A node's identity, ready for use. `dial` and `http` are for outgoing connections, `accept` for incoming."""
+
+    cluster_id: str
+    node_id: str
+    key_hash: bytes
+    ca_pem: bytes
+    dial: ssl.SSLContext
+    http: ssl.SSLContext
+    accept: ssl.SSLContext
+
+
+def load_identity(directory: Path) -> Identity:
+    """The identity kept in `directory`. Blocks. Raises ConfigError, saying what does not fit together."""
+    try:
+        ca_pem = (directory / CA_FILE).read_bytes()
+        certificate = (directory / CERTIFICATE_FILE).read_bytes()
+        key_pem = (directory / KEY_FILE).read_bytes()
+        check_issued(certificate, ca_pem)
+        subject = subject_of(certificate)
+        if subject.cluster_id != cluster_of(ca_pem):
+            raise CertificateError(f"the certificate is of another cluster, {subject.cluster_id!r}")
+        if subject.key_hash != key_hash_of(key_pem):
+            raise CertificateError(f"{KEY_FILE} is not the key of {CERTIFICATE_FILE}")
+        contexts = [_context(directory, ca_pem, accepts) for accepts in (False, False, True)]
+    except (OSError, ValueError) as error:
+        advice = f"{directory} does not hold this node's identity, enrol it again: {error}"
+        raise ConfigError("identity", advice) from error
+    dial, http, accept = contexts
+    dial.set_alpn_protocols([PEERS])
+    http.set_alpn_protocols([HTTP])
+    accept.set_alpn_protocols([PEERS, HTTP, ENROLMENT])
+    return Identity(subject.cluster_id, subject.node_id, subject.key_hash, ca_pem, dial, http, accept)
+
+
+def write_identity(directory: Path, ca_pem: bytes, certificate: bytes) -> None:
+    """Keep what was signed for the key that is there already. Blocks. Durable on return; raises OSError."""
+    write_durably(directory / CA_FILE, ca_pem, mode=0o644)
+    write_durably(directory / CERTIFICATE_FILE, certificate, mode=0o644)
+
+
+def node_key(directory: Path) -> bytes:
+    """The key in `directory`, made and kept first if there is none. Blocks. Raises OSError, CertificateError."""
+    path = directory / KEY_FILE
+    try:
+        key_pem = path.read_bytes()
+    except FileNotFoundError:
+        key_pem = make_key()
+        write_durably(path, key_pem)
+    key_hash_of(key_pem)
+    return key_pem
+
+
+def issue(authority: Authority, node_id: str, directory: Path) -> None:
+    """Make a node's whole identity beside the authority, for a board that is provisioned before it first starts.
+
+    Blocks. Raises OSError, CertificateError.
+    """
+    request = make_request(node_id, node_key(directory))
+    certificate = sign(authority, request, cluster_of(authority.certificate), node_id)
+    write_identity(directory, authority.certificate, certificate)
+
+
+def _context(directory: Path, ca_pem: bytes, accepts: bool) -> ssl.SSLContext:  # noqa: FBT001 - mapped over
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if accepts else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    # A joiner has no certificate yet. Who has none is handed to enrolment or closed, see link.py.
+    context.verify_mode = ssl.CERT_OPTIONAL if accepts else ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
+    context.load_verify_locations(cadata=ca_pem.decode("ascii"))
+    if accepts:
+        context.num_tickets = 0  # nobody resumes a session
+    context.load_cert_chain(directory / CERTIFICATE_FILE, directory / KEY_FILE)
+    return context
