@@ -24,7 +24,7 @@ CLUSTER = "reef"
 async def until(condition: Callable[[], Any]) -> None:
     """Let the loop run until `condition` holds."""
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - whatever it asks about tells nobody
             await asyncio.sleep(0)
 
 
@@ -62,7 +62,9 @@ class Node:
         self.seen: list[PeerSeen] = []
         self.lost: list[str] = []
         self.address = ""
-        self.said = Hello(1, identity.cluster_id, identity.node_id, incarnation(identity.node_id), (), "", False, 1)
+        self.said = Hello(
+            1, identity.cluster_id, identity.node_id, incarnation(identity.node_id), (), "", False, 1
+        )
         self.transport = Transport(
             identity,
             lambda: self.said,
@@ -105,6 +107,10 @@ class Node:
     def retry(self) -> list[float]:
         """The pauses between tries end; how long they were."""
         return self.sleeps.end(lambda seconds: seconds != TICK_S)
+
+    async def until_connected(self, node_id: str) -> None:
+        """Try again until there is a connection."""
+        await until(lambda: (self.retry(), self.transport.connected(node_id))[1])
 
     def dial(self, *others: Node) -> None:
         self.transport.dial({other.node_id: (other.address,) for other in others})
