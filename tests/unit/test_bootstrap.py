@@ -363,7 +363,7 @@ class TestFile:
         fsync, replace = os.fsync, Path.replace
 
         def seen_fsync(descriptor: int) -> None:
-            calls.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+            calls.append(f"fsync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
             fsync(descriptor)
 
         def seen_replace(self: Path, target: Path) -> Path:
