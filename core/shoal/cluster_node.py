@@ -1,0 +1,433 @@
+"""A node among others: the node, its transport and what they find of each other, as one.
+
+The node itself (`shoal.node`) knows of peers only that messages can be sent to them. Here its group gets a network: who
+is dialled is who is in the configuration, who is trusted is too, an empty board begins a group with others or waits
+to be added, and members are added, promoted and removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, Self
+
+import msgspec
+
+from shoal import telemetry
+from shoal.address import reachable_addresses
+from shoal.cluster import promise
+from shoal.cluster.bootstrap import Bootstrap, Candidate
+from shoal.cluster.frames import FrameError, pack, unpack
+from shoal.cluster.identity import Identity
+from shoal.cluster.transport import Transport
+from shoal.cluster.views import cluster_view
+from shoal.cluster.words import PROTOCOL_VERSION, Hello, PeerSeen
+from shoal.config import Config
+from shoal.errors import ConfigError, InvalidRequest, NotFound
+from shoal.model.commands import FEATURE_LEVEL
+from shoal.node import Node
+from shoal.raft import membership
+from shoal.raft.errors import ChangeRefused
+from shoal.raft.log import Configuration, Member
+from shoal.raft.messages import Message
+from shoal.storage.workers import run_job
+from shoal.store.forwarding import Forward, Refused
+
+TICK_S: Final = 1.0
+CAUGHT_UP_ENTRIES: Final = 64
+"""A learner that lacks no more than this becomes a voter."""
+HAND_OVER_S: Final = 2.0
+CANDIDATES_MAX: Final = 64
+
+AnyMessage = Message | Forward | Refused
+
+_log = logging.getLogger("shoal.cluster")
+
+
+class _Wire:
+    """See shoal.cluster.driver.Peers."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def send(self, node_id: str, value: Any, *, bulk: bool = False) -> bool:
+        return self._transport.send(node_id, pack(value), bulk=bulk)
+
+
+class ClusterNode:
+    """Use as `async with`; `node` is open then. `hints` are addresses where other nodes may be."""
+
+    def __init__(self, config: Config, node: Node, identity: Identity) -> None:
+        self.config = config
+        self.node = node
+        self._identity = identity
+        self._driver = node.driver
+        self._loop = asyncio.get_running_loop()
+        self._candidates: dict[str, PeerSeen] = {}
+        self._alive: set[str] = set()
+        self._bootstrap: Bootstrap | None = None
+        self._saving = False
+        self._ticking: asyncio.Task[None] | None = None
+        self._changing: asyncio.Task[None] | None = None
+        self._addresses: tuple[str, ...] = ()
+        self._url = ""
+        self.hints: list[str] = list(config.seeds)
+        self.transport = Transport(
+            identity,
+            self._hello,
+            trusted=self._trusted,
+            received=self._received,
+            seen=self._on_seen,
+            lost=self._on_lost,
+            clock=node.means.clock,
+            random=node.random,
+            http=node.peer_http,
+        )
+
+    # -- opening ---------------------------------------------------------------------------------
+
+    async def start(self, urls: Sequence[str]) -> None:
+        """Listen for peers, and begin; `urls` are where clients reach this node. Raises ConfigError."""
+        wanted = self.config.peer_listen or DEFAULT_PEER_LISTEN
+        try:
+            host, port = await self.transport.listen(wanted)
+        except (OSError, ValueError) as error:
+            raise ConfigError("peer_listen", f"cannot listen on {wanted}: {error}") from error
+        self._addresses = reachable_addresses(host, port)
+        self._url = urls[0] if urls else ""
+        driver, node = self._driver, self.node
+        driver.peers = _Wire(self.transport)
+        node.sequencer.refuse = lambda node_id, refused: driver.peers.send(node_id, refused)
+        node.on_change.append(self._on_change)
+        if not self._configuration.members and self.config.bootstrap_expect > 1:
+            await self._begin_bootstrap()
+        self._on_change()
+        self._ticking = self._loop.create_task(self._tick())
+
+    async def _begin_bootstrap(self) -> None:
+        data_dir = self.config.data_dir
+        granted = await run_job(self.node.helper, partial(promise.load_promise, data_dir))
+        own = self._driver.own
+        candidate = Candidate(
+            own.node_id,
+            own.incarnation,
+            self._identity.key_hash,
+            self._addresses,
+            self._url,
+            cluster_id=self._identity.cluster_id,
+        )
+        self._bootstrap = Bootstrap(candidate, self.config.bootstrap_expect, granted)
+
+    async def __aenter__(self) -> Self:
+        """The node itself."""
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Close."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Hand leadership over, answer what was taken, and leave."""
+        await self._driver.hand_over(HAND_OVER_S)
+        if self._ticking is not None:
+            self._ticking.cancel()
+        if self._changing is not None:
+            self._changing.cancel()
+        await self.node.close()
+        await self.transport.close()
+
+    # -- who is who ------------------------------------------------------------------------------
+
+    @property
+    def _configuration(self) -> Configuration:
+        return self._driver.core.configuration
+
+    def _member(self, node_id: str) -> Member | None:
+        return next((m for m in self._configuration.members if m.node_id == node_id), None)
+
+    def _hello(self) -> Hello:
+        own = self._driver.own
+        empty = not self._configuration.members
+        return Hello(
+            PROTOCOL_VERSION,
+            self._identity.cluster_id,
+            own.node_id,
+            own.incarnation,
+            self._addresses,
+            self._url,
+            empty,
+            FEATURE_LEVEL,
+        )
+
+    def _trusted(self, seen: PeerSeen) -> bool:
+        """Membership decides. A board that knows no members yet hears every node that its authority has certified."""
+        if not self._configuration.members:
+            return True
+        member = self._member(seen.hello.node_id)
+        return (
+            member is not None
+            and member.incarnation == seen.hello.incarnation
+            and holds_key(member, seen.key_hash)
+        )
+
+    def _on_seen(self, seen: PeerSeen) -> None:
+        hello = seen.hello
+        if hello.node_id not in self._candidates and len(self._candidates) >= CANDIDATES_MAX:
+            return
+        self._candidates[hello.node_id] = seen
+        if self._bootstrap is not None:
+            candidate = Candidate(
+                hello.node_id,
+                hello.incarnation,
+                seen.key_hash,
+                hello.addresses,
+                hello.url,
+                hello.empty,
+                hello.cluster_id,
+            )
+            self._bootstrap.hear(candidate, self._now_ms())
+        self._dial()
+
+    def _on_lost(self, node_id: str) -> None:
+        self._driver.lost(node_id)
+        if self._bootstrap is not None:
+            self._candidates.pop(node_id, None)
+            self._bootstrap.lost(node_id, self._now_ms())
+
+    def _dial(self) -> None:
+        """Connect to the members; a board without any, to whom it has met."""
+        members = self._configuration.members
+        if members:
+            where = {m.node_id: self._addresses_of(m) for m in members if m.node_id != self._driver.own.node_id}
+        else:
+            where = {
+                node_id: tuple(dict.fromkeys((*seen.hello.addresses, seen.address)))
+                for node_id, seen in self._candidates.items()
+            }
+        self.transport.dial(where)
+
+    def _addresses_of(self, member: Member) -> tuple[str, ...]:
+        """Where it says it is now, then where it was."""
+        seen = self._candidates.get(member.node_id)
+        now = seen.hello.addresses if seen is not None and seen.hello.incarnation == member.incarnation else ()
+        return tuple(dict.fromkeys((*now, *member.addresses)))
+
+    # -- messages --------------------------------------------------------------------------------
+
+    def _received(self, sender: str, value: Any) -> None:
+        if isinstance(value, bytes):
+            message = promise.decode(value)
+            if message is None:
+                raise FrameError("a word of beginning that is none")
+            if self._bootstrap is not None:
+                self._bootstrap.step(sender, message, self._now_ms())
+                self._go_on_beginning()
+            return
+        message = unpack(value, AnyMessage)
+        if isinstance(message, Forward):
+            try:
+                self.node.sequencer.take_forwarded(sender, message)
+            except ValueError as error:
+                raise FrameError(str(error)) from error
+        elif isinstance(message, Refused):
+            self.node.sequencer.hear_refusal(message)
+        else:
+            self._driver.receive(sender, message)
+
+    # -- beginning -------------------------------------------------------------------------------
+
+    def _go_on_beginning(self) -> None:
+        bootstrap = self._bootstrap
+        if bootstrap is None or self._saving:
+            return
+        if bootstrap.to_save is not None:
+            self._saving = True
+            saving = bootstrap.to_save
+            save = partial(promise.save_promise, self.config.data_dir, saving)
+            self.node.helper.submit(save, partial(self._on_saved, saving))
+            return
+        for node_id, message in bootstrap.ready():
+            self.transport.send(node_id, promise.encode(message))
+        if bootstrap.begun is not None:
+            self._bootstrap = None
+            self._run(self.node.begin_group(bootstrap.begun))
+
+    def _on_saved(self, saved: promise.Promise, outcome: object) -> None:
+        self._saving = False
+        if isinstance(outcome, BaseException):
+            self.node.fail(outcome)
+        elif self._bootstrap is not None:
+            self._bootstrap.saved(saved)
+            self._go_on_beginning()
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def _now_ms(self) -> int:
+        return self.node.means.clock.monotonic_ms()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._measure()
+            self._tell_who_is_alive()
+            if self._bootstrap is not None:
+                if self._configuration.members:  # a member that had begun was quicker with the first entry
+                    self._bootstrap = None
+                else:
+                    self._bootstrap.handle_deadline(self._now_ms())
+                    self._go_on_beginning()
+            self._look_around()
+            if self._driver.serves and (self._changing is None or self._changing.done()):
+                self._changing = self._loop.create_task(self._tend())
+
+    def _measure(self) -> None:
+        trips = [self.transport.rtt_ms(m.node_id) for m in self._configuration.members]
+        for trip_ms in trips:
+            if trip_ms is not None:
+                self._driver.pace.round_trip(trip_ms)
+
+    def _look_around(self) -> None:
+        """Ask at addresses where members that cannot be reached, or boards to begin with, may be."""
+        missing = [m for m in self._configuration.members if m.node_id != self._driver.own.node_id]
+        if not missing or any(not self.transport.connected(m.node_id) for m in missing):
+            self.transport.probe([a for a in self.hints if a not in self._addresses])
+
+    def _tell_who_is_alive(self) -> None:
+        alive = {m.node_id for m in self._configuration.members if self.is_alive(m.node_id)}
+        for node_id in alive - self._alive:
+            self._tell(telemetry.CLUSTER_NODE_UP, node_id, len(alive))
+        for node_id in self._alive - alive:
+            member = self._member(node_id)
+            reason = "removed" if member is None else "unreachable"
+            self._tell(telemetry.CLUSTER_NODE_DOWN, node_id, len(alive), reason=reason)
+        self._alive = alive
+
+    def _tell(self, event: telemetry.EventName, node_id: str, count: int, **more: Any) -> None:
+        if node_id != self._driver.own.node_id:
+            told = {"store_id": "*", "node": node_id, "member_count": count, **more}
+            telemetry.emit(event, {"system_time": telemetry.system_time()}, told)
+
+    def is_alive(self, node_id: str) -> bool:
+        """Whether the node is this one, or a connection to it stands."""
+        return node_id == self._driver.own.node_id or self.transport.connected(node_id)
+
+    def _on_change(self) -> None:
+        self._dial()
+        self.transport.recheck()
+
+    def _run(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        task.add_done_callback(self._on_work_done)
+        self._work = task
+
+    def _on_work_done(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.node.fail(error)
+
+    # -- members ---------------------------------------------------------------------------------
+
+    async def _tend(self) -> None:
+        """The leader keeps the configuration as the members are: caught-up learners vote, moved boards are found."""
+        try:
+            for change in self._due_changes():
+                await self._driver.change(change)
+                return
+        except (ChangeRefused, NoLeaderError) as error:
+            _log.info("members: %s", error)
+
+    def _due_changes(self) -> Iterable[Configuration]:
+        configuration = self._configuration
+        followers = self._driver.core.followers()
+        for member in configuration.members:
+            told = self._told(member)
+            if told != member:
+                yield membership.with_member(configuration, told)
+            matched = followers.get(member.node_id, (0, 0))[0]
+            lag = self._driver.commit_index - matched
+            if not member.voter and not member.stays_learner and 0 < matched and lag <= CAUGHT_UP_ENTRIES:
+                yield membership.with_voter(configuration, member.node_id)
+
+    def _told(self, member: Member) -> Member:
+        """The member with the key and addresses that it has now."""
+        if member.node_id == self._driver.own.node_id:
+            key_hash, addresses, url = self._identity.key_hash, self._addresses, self._url
+        else:
+            seen = self._candidates.get(member.node_id)
+            if seen is None or seen.hello.incarnation != member.incarnation:
+                return member
+            key_hash, addresses, url = seen.key_hash, seen.hello.addresses, seen.hello.url
+        key_hash = member.key_hash if holds_key(member, key_hash) and member.key_hash else key_hash
+        return msgspec.structs.replace(member, key_hash=key_hash, addresses=addresses, url=url)
+
+    async def add(self, node_id: str, address: str | None = None, role: str = "voter") -> None:
+        """Add an empty board that was met: it learns first, and votes when it has caught up.
+
+        Raises NotFound when it was not met, NoLeader, ChangeRefused.
+        """
+        if address is not None and node_id not in self._candidates:
+            self.transport.probe([address])
+            await asyncio.sleep(TICK_S)
+        seen = self._candidates.get(node_id)
+        if seen is None:
+            met = ", ".join(sorted(self._candidates)) or "none"
+            raise NotFound(f"board {node_id!r} was not met on the network; met were: {met}", node_id=node_id)
+        if not seen.hello.empty and self._member(node_id) is None:
+            raise InvalidRequest(
+                f"board {node_id!r} holds data of its own: add it with --adopt, or empty its data directory",
+                pointer="node_id",
+            )
+        hello = seen.hello
+        learner = Member(
+            node_id,
+            hello.incarnation,
+            voter=False,
+            key_hash=seen.key_hash,
+            addresses=tuple(dict.fromkeys((*hello.addresses, *([seen.address] if not hello.addresses else [])))),
+            url=hello.url,
+            witness=role == "witness",
+            stays_learner=role == "learner",
+        )
+        await self._change(membership.with_learner(self._configuration, learner))
+
+    async def remove(self, node_id: str) -> None:
+        """Remove a member, also the leader, also one that is gone. Raises NoLeader, ChangeRefused."""
+        await self._change(membership.without(self._configuration, node_id))
+
+    async def promote(self, node_id: str) -> None:
+        """Make a learner vote. Raises NoLeader, ChangeRefused."""
+        await self._change(membership.with_voter(self._configuration, node_id))
+
+    async def _change(self, configuration: Configuration) -> None:
+        await self._driver.change(configuration)
+
+    def transfer(self, target: str | None) -> str:
+        """Hand leadership over; to whom. Raises NoLeader, ChangeRefused."""
+        return self._driver.transfer(target)
+
+    # -- views -----------------------------------------------------------------------------------
+
+    def view(self) -> dict[str, Any]:
+        """The cluster as this node sees it; see api.md, `GET /v1/cluster`."""
+        status = "" if self._bootstrap is None else self._bootstrap.status()
+        met = {
+            node_id: seen.hello.addresses
+            for node_id, seen in self._candidates.items()
+            if self._member(node_id) is None
+        }
+        return cluster_view(
+            self.node.info(),
+            self._driver.core,
+            self._identity.cluster_id,
+            alive=self.is_alive,
+            met=met,
+            status=status,
+        )
+
+
+def holds_key(member: Member, key_hash: bytes) -> bool:
+    """Whether a member may use this key: one of those in the configuration (two while it is renewed), or the first."""
+    known = member.key_hash
+    return not known or any(known[at : at + 32] == key_hash for at in range(0, len(known), 32))
