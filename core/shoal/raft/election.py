@@ -6,8 +6,8 @@ from shoal.raft.messages import AskVote, TimeoutNow, Vote
 from shoal.raft.quorum import has_quorum
 from shoal.raft.state import State
 
-START_MS = 100
-"""How soon after a start without a leader a member may campaign, at random: a restarted site should not wait."""
+LOST_MS = 100
+"""How soon a member may campaign, at random, after the leader's process is known to be gone."""
 
 
 class Election:
@@ -113,4 +113,4 @@ class Election:
         state = self._state
         state.leader = None
         state.heard_leader_ms = state.now_ms - state.timeout_ms
-        state.election_ms = min(state.election_ms, state.now_ms + state.random.randrange(START_MS))
+        state.election_ms = min(state.election_ms, state.now_ms + state.random.randrange(LOST_MS))

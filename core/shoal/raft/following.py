@@ -28,21 +28,19 @@ class Following:
         self._read_round = append.read_round
         self.everywhere = append.everywhere
         prev_index, prev_term, entries = append.prev_index, append.prev_term, append.entries
-        if prev_index < log.commit:  # what is committed agrees (5.4.3, log matching)
-            skipped = min(log.commit - prev_index, len(entries))
-            if skipped:
-                prev_index, prev_term, entries = (
-                    entries[skipped - 1].index,
-                    entries[skipped - 1].term,
-                    entries[skipped:],
-                )
-            if prev_index < log.commit:
-                prev_index, prev_term = log.commit, log.term_at(log.commit) or 0
+        unknown = log.first_index - 1 - prev_index
+        if unknown > 0:  # committed, and no longer in the log
+            prev_index, prev_term = log.first_index - 1, log.term_at(log.first_index - 1) or 0
+            entries = entries[unknown:]
         if log.term_at(prev_index) != prev_term:
+            if prev_index <= log.commit:
+                raise ProtocolViolation(
+                    f"{sender} has another entry at {prev_index}, which is committed here"
+                )
             self._reject(sender, prev_index, prev_term)
             return
         log.merge(prev_index, entries)
-        verified = prev_index + len(entries)
+        verified = max(prev_index + len(entries), log.commit)  # a leader has all that is committed (5.4.3)
         if self._verified_term != state.term:
             self._verified, self._verified_term = 0, state.term
         self._verified = max(self._verified, verified)
@@ -64,31 +62,24 @@ class Following:
 
     def _reject(self, sender: str, prev_index: int, prev_term: int) -> None:
         """Say where the logs may agree, so that the leader skips whole terms (5.3, the optimisation)."""
-        state, log = self._state, self._state.log
+        log = self._state.log
         below = prev_index - 1 if prev_index <= log.last_index else log.last_index
         hint = max(log.commit, log.last_of_term_at_most(below, prev_term))
-        answer = Appended(
-            state.term, 0, self._read_round, state.wish_ms, prev_index, hint, log.term_at(hint) or 0
-        )
-        state.send(sender, answer)
+        self._answer(sender, 0, prev_index, hint)
 
     def on_behind(self, sender: str, behind: Behind) -> None:
         """The leader no longer has the entries that follow here."""
         self._hear(sender, behind.timeout_ms)
         self._read_round = behind.read_round
         log = self._state.log
-        if log.last_index + 1 < behind.first_index:
-            self.behind = sender
-        answer = Appended(
-            self._state.term,
-            0,
-            self._read_round,
-            self._state.wish_ms,
-            behind.first_index,
-            log.last_index,
-            log.last_term,
-        )
-        self._state.send(sender, answer)
+        start = behind.first_index - 1
+        agrees = log.commit
+        if agrees < start:  # entries beyond may be another leader's, however many there are
+            if log.term_at(start) == behind.previous_term:
+                agrees = start
+            else:
+                self.behind = sender
+        self._answer(sender, 0, behind.first_index, agrees)
 
     def saved(self) -> None:
         """More is durable: acknowledge it if the leader waits for that."""
@@ -99,5 +90,13 @@ class Following:
     def _acknowledge(self) -> None:
         state = self._state
         if state.leader is not None:
-            matched = min(self._verified, state.log.durable)
-            state.send(state.leader, Appended(state.term, matched, self._read_round, state.wish_ms))
+            self._answer(state.leader, min(self._verified, state.log.durable))
+
+    def _answer(self, leader: str, matched: int, rejected: int = 0, hint: int = 0) -> None:
+        state = self._state
+        hint_term = state.log.term_at(hint) or 0 if rejected else 0
+        own = state.own.incarnation
+        answer = Appended(
+            state.term, matched, self._read_round, state.wish_ms, rejected, hint, hint_term, own
+        )
+        state.send(leader, answer)

@@ -17,16 +17,18 @@ def check_change(before: Configuration, after: Configuration) -> None:
         raise ChangeRefused("a node is named twice")
     if len(ids) > MEMBERS_MAX:
         raise ChangeRefused(f"a cluster has at most {MEMBERS_MAX} members")
+    known = {member.node_id: member.incarnation for member in before.members}
+    if any(known.get(member.node_id, member.incarnation) != member.incarnation for member in after.members):
+        raise ChangeRefused("a member with other data is another member: remove the old one first")
     voting_before, voting_after = _voting(before), _voting(after)
     if not voting_after:
         raise ChangeRefused("the last voter cannot be removed")
     if len(voting_before ^ voting_after) > 1:
-        raise ChangeRefused("only one voter can be added, replaced or removed at a time")
+        raise ChangeRefused("only one voter can be added or removed at a time")
 
 
-def _voting(configuration: Configuration) -> set[tuple[str, bytes]]:
-    """Voters with their incarnation: a wiped one is somebody else."""
-    return {(member.node_id, member.incarnation) for member in configuration.members if member.voter}
+def _voting(configuration: Configuration) -> set[str]:
+    return {member.node_id for member in configuration.members if member.voter}
 
 
 def with_learner(before: Configuration, learner: Member) -> Configuration:

@@ -67,7 +67,8 @@ class Appended(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
     """Everything up to `matched` is as the leader's *and durable* here.
 
     `rejected` is the `prev_index` that did not fit (0: it did); then (`hint_index`, `hint_term`) is the last place
-    where the logs may agree. `wish_ms` is the election timeout that this member's disk and links need.
+    where the logs may agree. `wish_ms` is the election timeout that this member's disk and links need. `incarnation`
+    is the sender's: one that was wiped has forgotten to which term it went, so it confirms nothing.
     """
 
     term: int
@@ -77,15 +78,20 @@ class Appended(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
     rejected: int = 0
     hint_index: int = 0
     hint_term: int = 0
+    incarnation: bytes = b""
 
 
 class Behind(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
-    """A heartbeat for one that needs entries which the leader's log no longer has: it must take a raft_snapshot."""
+    """A heartbeat for one that needs entries which the leader's log no longer has: it must take a raft_snapshot.
+
+    The log begins at `first_index`; the entry before had `previous_term`.
+    """
 
     term: int
     first_index: int
     read_round: int
     timeout_ms: int
+    previous_term: int = 0
 
 
 class AskRead(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):

@@ -51,7 +51,7 @@ class RaftNode:
         self._leading: Replication | None = None
         self._unadvanced: Ready | None = None
         self._persisting_since_ms = NEVER_MS
-        self._known_leader: str | None = None
+        self._known_leader: tuple[int, str | None] = (0, None)
         self._configuration_index = self._state.log.configuration_index
         self._state.wait_for_leader()
         if self.is_alone:
@@ -158,6 +158,8 @@ class RaftNode:
                 state.send(sender, Appended(state.term, 0, 0, state.wish_ms))
             elif isinstance(message, AskVote):
                 state.send(sender, Vote(state.term, granted=False, pre=message.pre))
+            elif isinstance(message, AskRead):
+                state.send(sender, ReadAt(state.term, message.read_id, -1))
             return False
         return True
 
@@ -195,18 +197,20 @@ class RaftNode:
             self._leading = Replication(state, self._round_confirmed)
             self._configuration_index = state.log.configuration_index
             self._leading.count_commit()
-        if state.leader != self._known_leader:
-            self._known_leader = state.leader
-            self._reads.fail()
         leading = self._leading
         if leading is not None:
             if state.log.configuration_index != self._configuration_index:
-                leading.adopt_configuration()
                 leading.count_commit()
-            self._reads.go_on(leading)
-            self._leave_if_removed(leading)
+                leading.count_round()
             self._pass_on_if_witness(leading)
+            self._leave_if_removed(leading)
         self._configuration_index = state.log.configuration_index
+        if (state.term, state.leader) != self._known_leader:
+            self._known_leader = (state.term, state.leader)
+            self._reads.fail()
+        self._reads.expire()
+        if self._leading is not None:
+            self._reads.go_on(self._leading)
 
     def _round_confirmed(self) -> None:
         if self._leading is not None:
@@ -219,7 +223,7 @@ class RaftNode:
             target = leading.best_target()
             if target is not None:
                 state.send(target, TimeoutNow(state.term))
-            self.step_down()
+            self._follow(state.term)
 
     def _pass_on_if_witness(self, leading: Replication) -> None:
         """A witness has no state machine: it brings a full member up to date and hands over."""
@@ -286,8 +290,8 @@ class RaftNode:
 
     def step_down(self) -> None:
         """Lead no longer, without a successor."""
-        self._leading = None
-        self._state.follow(self._state.term, None)
+        self._follow(self._state.term)
+        self._settle()
 
     def leader_lost(self, node_id: str, now_ms: int) -> None:
         """The driver saw that `node_id`'s process is gone: if it led, an election need not wait."""
@@ -301,7 +305,7 @@ class RaftNode:
         self._state.now_ms = now_ms
         progress = None if self._leading is None else self._leading.progress.get(node_id)
         if progress is not None and progress.under_way:
-            progress.probe(progress.matched + 1)
+            progress.resend()
 
     def fetched(self, node_id: str, entries: Sequence[Entry], now_ms: int) -> None:
         """The journal's answer to `Ready.fetch`; empty where it no longer has them."""
@@ -315,7 +319,9 @@ class RaftNode:
         """When `handle_deadline` is to be called, unless something else comes first."""
         state = self._state
         if self._leading is None:
-            return state.election_ms if state.votes else NEVER_MS
+            return state.election_ms
+        if self._is_alone or self._leading.target is not None:  # nothing can be done about a disk that hangs
+            return self._leading.deadline_ms
         return min(self._leading.deadline_ms, self._persisting_since_ms + state.timeout_ms)
 
     def handle_deadline(self, now_ms: int) -> None:
@@ -334,16 +340,17 @@ class RaftNode:
     def _lead_on(self, leading: Replication) -> None:
         state = self._state
         now_ms = state.now_ms
-        if self.stalled(now_ms) and leading.target is None:
-            target = leading.best_target()
-            if target is not None:
-                leading.transfer(target)
-        if leading.give_up_transfer() and self.stalled(now_ms):
-            self.step_down()  # heartbeats do not wait for the disk: they must not keep a hung card in power
-            return
+        given_up = leading.give_up_transfer()
+        if self.stalled(now_ms) and leading.target is None and not self._is_alone:
+            # Heartbeats do not wait for the disk: they must not keep a hung card in power.
+            target = None if given_up else leading.best_target()
+            if target is None:
+                self._follow(state.term)
+                return
+            leading.transfer(target)
         if now_ms >= leading.quorum_ms:
             if not leading.has_quorum():
-                self.step_down()
+                self._follow(state.term)
                 return
             leading.agree_on_timeout()
             leading.quorum_ms = now_ms + state.timeout_ms

@@ -83,6 +83,10 @@ class Progress:
         self._in_flight.clear()
         self._in_flight_bytes = 0
 
+    def resend(self) -> None:
+        """What is under way is lost: send it again, from where the logs surely agree once that is known."""
+        self.probe(self.matched + 1 if self.pace is Pace.REPLICATE else self.next_index)
+
     def fall_behind(self) -> None:
         """The log no longer has what the member needs."""
         self.pace = Pace.BEHIND

@@ -15,7 +15,7 @@ def voters(configuration: Configuration) -> list[str]:
 def has_quorum(configuration: Configuration, node_ids: Collection[str]) -> bool:
     """Whether more than half of the voters are among `node_ids`; never where nobody votes."""
     having = sum(member.voter and member.node_id in node_ids for member in configuration.members)
-    return having >= configuration.quorum > 0 and having > 0
+    return having >= configuration.quorum
 
 
 def matched_by_quorum(configuration: Configuration, matched: Mapping[str, int]) -> int:

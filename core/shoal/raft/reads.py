@@ -21,7 +21,9 @@ class Reads:
         self._round: list[tuple[str, int]] = []
         self._round_number = 0
         self._round_index = 0
-        self._asked: dict[int, str] = {}
+        self._asked: dict[int, tuple[str, int, int]] = {}
+        """By the id on the wire: the leader that was asked, the id of the read, and when."""
+        self._next_id = state.random.getrandbits(62)  # an answer to an earlier life of this node fits no read
         self.states: list[ReadState] = []
 
     def ask(self, read_id: int, leading: Replication | None, *, confirmed: bool) -> None:
@@ -32,8 +34,9 @@ class Reads:
         elif state.leader is None:
             self.states.append(ReadState(read_id, -1))
         else:
-            self._asked[read_id] = state.leader
-            state.send(state.leader, AskRead(state.term, read_id, confirmed))
+            self._next_id += 1
+            self._asked[self._next_id] = (state.leader, read_id, state.now_ms)
+            state.send(state.leader, AskRead(state.term, self._next_id, confirmed))
 
     def on_ask_read(self, sender: str, ask: AskRead, leading: Replication | None) -> None:
         """A follower asks."""
@@ -69,14 +72,23 @@ class Reads:
 
     def on_read_at(self, sender: str, answer: ReadAt) -> None:
         """The leader answers."""
-        if self._asked.get(answer.read_id) == sender:
-            del self._asked[answer.read_id]
-            self.states.append(ReadState(answer.read_id, answer.index))
+        if answer.read_id in self._asked and self._asked[answer.read_id][0] == sender:
+            _, read_id, _ = self._asked.pop(answer.read_id)
+            self.states.append(ReadState(read_id, answer.index))
+
+    def expire(self) -> None:
+        """Fail what has been asked for longer than an election timeout: question or answer is lost."""
+        limit_ms = self._state.now_ms - self._state.timeout_ms
+        for wire_id, (_, read_id, asked_ms) in list(self._asked.items()):
+            if asked_ms > limit_ms:  # in the order of asking
+                break
+            del self._asked[wire_id]
+            self.states.append(ReadState(read_id, -1))
 
     def fail(self) -> None:
         """Leadership changed: nothing under way can be answered."""
         for member, read_id in self._waiting + self._round:
             self._answer(member, read_id, -1)
         self._waiting, self._round = [], []
-        self.states.extend(ReadState(read_id, -1) for read_id in self._asked)
+        self.states.extend(ReadState(read_id, -1) for _, read_id, _ in self._asked.values())
         self._asked.clear()

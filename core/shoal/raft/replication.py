@@ -22,7 +22,6 @@ class Replication:
         self._state = state
         self._confirmed = confirmed
         state.leader = state.own.node_id
-        self.term = state.term
         self.began = state.log.last_index + 1
         """The no-op of this term: what is before it may be counted as committed only with it (5.4.2)."""
         self.progress: dict[str, Progress] = {}
@@ -36,8 +35,8 @@ class Replication:
         state.election_ms = NEVER_MS
         self.heartbeat_ms = state.now_ms
         self.quorum_ms = state.now_ms + state.timeout_ms
-        self._append(NO_OP, b"")
         self.adopt_configuration()
+        self._append(NO_OP, b"")
 
     # -- entries in ------------------------------------------------------------------------------
 
@@ -102,7 +101,9 @@ class Replication:
         if progress is None or progress.pace is not Pace.PROBE:
             return
         progress.probing = False
-        if entries and entries[0].index == progress.next_index and progress.may_send:
+        if not entries:
+            progress.fall_behind()
+        elif entries[0].index == progress.next_index and progress.may_send:
             if self._state.log.term_at(progress.next_index - 1) is None:
                 progress.fall_behind()
             elif self._state.log.term_at(entries[-1].index) == entries[-1].term:
@@ -141,11 +142,10 @@ class Replication:
         self.heartbeat_ms = state.now_ms + max(1, state.timeout_ms // HEARTBEATS)
         for node_id, progress in self.progress.items():
             if progress.pace is Pace.BEHIND:
-                behind = Behind(state.term, state.log.first_index, self.read_round, state.timeout_ms)
-                state.send(node_id, behind)
+                self._send_behind(node_id)
                 continue
             if progress.under_way and state.now_ms - progress.moved_ms > 2 * state.timeout_ms:
-                progress.probe(progress.matched + 1)  # what was sent is lost, or its disk hangs
+                progress.resend()  # or its disk hangs
                 progress.moved_ms = state.now_ms
             # From where the logs surely agree: entries on their way must not make a heartbeat look too new.
             replicating = progress.pace is Pace.REPLICATE
@@ -155,18 +155,23 @@ class Replication:
                 continue
             state.send(node_id, self._message(prev_index, []))
 
+    def _send_behind(self, node_id: str) -> None:
+        state, first = self._state, self._state.log.first_index
+        before = state.log.term_at(first - 1) or 0
+        state.send(node_id, Behind(state.term, first, self.read_round, state.timeout_ms, before))
+
     # -- acknowledgements in ---------------------------------------------------------------------
 
     def on_appended(self, sender: str, answer: Appended) -> None:
         """How far a member is."""
-        progress = self.progress.get(sender)
-        if progress is None:  # removed meanwhile
-            return
+        progress, member = self.progress.get(sender), self._state.find(sender)
+        if progress is None or member is None or member.incarnation != answer.incarnation:
+            return  # removed meanwhile, or wiped
         progress.heard_ms = self._state.now_ms
         progress.wish_ms = answer.wish_ms
         if answer.read_round > progress.read_round:
             progress.read_round = answer.read_round
-            self._count_round()
+            self.count_round()
         if answer.rejected:
             self._rejected(progress, answer)
         elif progress.match(answer.matched, self._state.now_ms):
@@ -201,7 +206,7 @@ class Replication:
 
     # -- still leading ---------------------------------------------------------------------------
 
-    def _count_round(self) -> None:
+    def count_round(self) -> None:
         confirmed = matched_by_quorum(
             self._state.configuration,
             {node_id: progress.read_round for node_id, progress in self.progress.items()}
@@ -214,7 +219,7 @@ class Replication:
     def begin_round(self) -> int:
         """Ask a quorum whether this node still leads; the number of the round."""
         self.read_round += 1
-        self._count_round()
+        self.count_round()
         if self.progress:
             self.heartbeat()
         return self.read_round
@@ -230,7 +235,7 @@ class Replication:
         return has_quorum(state.configuration, heard | {state.own.node_id})
 
     def agree_on_timeout(self) -> None:
-        """The longest election timeout that any voter needs holds for all."""
+        """The longest election timeout that any member needs holds for all."""
         state = self._state
         wishes = [state.wish_ms, *(progress.wish_ms for progress in self.progress.values())]
         state.timeout_ms = min(max(*wishes, TIMEOUT_MS_MIN), TIMEOUT_MS_MAX)
@@ -261,10 +266,8 @@ class Replication:
         state = self._state
         if self.target is None or self._target_told:
             return
-        progress = self.progress.get(self.target)
-        if progress is None:
-            self.target = None
-        elif progress.matched == state.log.last_index:
+        progress = self.progress[self.target]  # nobody leaves meanwhile: nothing can be proposed
+        if progress.matched == state.log.last_index:
             self._target_told = True
             state.send(self.target, TimeoutNow(state.term))
 
