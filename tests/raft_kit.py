@@ -5,7 +5,7 @@ A disk persists at once unless it is in `slow`; a message waits on the wire unti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from random import Random
@@ -19,8 +19,6 @@ from shoal.raft.log import Configuration, HardState, Member
 from shoal.raft.messages import CONFIGURATION, NORMAL, Entry, Message, ReadState, Ready
 from shoal.raft.node import RaftNode
 from shoal.raft.state import Own
-
-Pick = Callable[["Sent"], bool]
 
 
 def member(name: str, *, voter: bool = True, witness: bool = False, life: int = 1) -> Member:
@@ -54,7 +52,7 @@ class Journal:
     """What a board's disk holds for ever."""
 
     entries: list[Entry] = field(default_factory=list)
-    hard_state: HardState = HardState()
+    hard_state: HardState = field(default_factory=HardState)
     first_index: int = 1
     previous_term: int = 0
     configuration: tuple[int, Configuration] | None = None
@@ -263,6 +261,10 @@ class Cluster:
             self.transcript.arrives(self.now_ms, sent)
             board.node.step(sent.sender, sent.message, self.now_ms)
             self.work(sent.to)
+
+    def tell(self, to: str, sender: str, message: Message) -> None:
+        """Let a message arrive that nobody sent."""
+        self.step(Sent(sender, to, message))
 
     def deliver(self, kind: type | None = None, sender: str = "", to: str = "", rounds: int = 1000) -> None:
         """Let messages arrive, and what they cause, until none is left that fits."""

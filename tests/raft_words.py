@@ -24,7 +24,7 @@ def entries_in_words(entries: list[Entry]) -> str:
     return ", ".join(f"{e.index}/{e.term} {Kind(e.kind).name.lower()}" for e in entries) or "nothing"
 
 
-def say(message: Message) -> str:
+def say(message: Message) -> str:  # noqa: PLR0911 - one for each message
     """One line; index/term name an entry."""
     match message:
         case AskVote():

@@ -137,6 +137,7 @@ class LogView:
         for offset, entry in enumerate(entries):
             if entry.index != prev_index + 1 + offset:
                 raise ProtocolViolation(f"entry {entry.index} came where {prev_index + 1 + offset} belongs")
+        for offset, entry in enumerate(entries):
             if entry.index > self.last_index:
                 self.append(entries[offset:])
                 return
