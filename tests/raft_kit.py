@@ -336,3 +336,13 @@ def matches(sent: Sent, kind: type | None, sender: str, to: str) -> bool:
         and sender in ("", sent.sender)
         and to in ("", sent.to)
     )
+
+
+def led_by_a(names: str = "ABC", **more: Any) -> Cluster:
+    """A cluster with A as its leader, and everybody up to date."""
+    cluster = Cluster(names, **more)
+    cluster.elect("A")
+    cluster.due("A")
+    cluster.deliver()
+    assert cluster["A"].serves
+    return cluster

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from raft_kit import Cluster, configuration
+from raft_kit import Cluster, configuration, led_by_a
 
 from shoal.raft.messages import Append, Appended, TimeoutNow
 from shoal.raft.state import TIMEOUT_MS_MAX, TIMEOUT_MS_MIN
-
-
-def led_by_a(names: str = "ABC", **more) -> Cluster:
-    cluster = Cluster(names, **more)
-    cluster.elect("A")
-    cluster.due("A")
-    cluster.deliver()
-    assert cluster["A"].serves
-    return cluster
 
 
 def test_a_follower_acknowledges_only_what_is_durable() -> None:

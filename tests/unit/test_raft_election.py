@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from raft_kit import Cluster, configuration, incarnation, member
+from raft_kit import Cluster, configuration, incarnation, led_by_a, member
 
 from shoal.raft.errors import ProtocolViolation
 from shoal.raft.log import Configuration
@@ -13,15 +13,6 @@ from shoal.raft.messages import Append, Appended, AskVote, Vote
 def ask(to: str, term: int, index: int = 9, log_term: int = 9, **more: bool) -> AskVote:
     """A candidate's question; its log is ahead of everybody's unless said otherwise."""
     return AskVote(term, index, log_term, incarnation(to), **more)
-
-
-def led_by_a(names: str = "ABC", **more) -> Cluster:
-    cluster = Cluster(names, **more)
-    cluster.elect("A")
-    cluster.due("A")
-    cluster.deliver()
-    assert cluster["A"].serves
-    return cluster
 
 
 def answers(cluster: Cluster, sender: str) -> list[Vote]:

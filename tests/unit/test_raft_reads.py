@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from raft_kit import Cluster, configuration, incarnation
+from raft_kit import Cluster, configuration, incarnation, led_by_a
 
 from shoal.raft.messages import Append, Appended, AskRead, ReadAt, ReadState
-
-
-def led_by_a(names: str = "ABC", **more) -> Cluster:
-    cluster = Cluster(names, **more)
-    cluster.elect("A")
-    cluster.due("A")
-    cluster.deliver()
-    assert cluster["A"].serves
-    return cluster
 
 
 def test_a_read_is_served_when_a_quorum_confirms_the_leader() -> None:

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from raft_kit import Cluster, configuration, incarnation, log_of
+from raft_kit import Cluster, configuration, incarnation, led_by_a, log_of
 
 from shoal.raft.entries import CACHE_BYTES
 from shoal.raft.errors import ProtocolViolation
 from shoal.raft.messages import NO_OP, NORMAL, Append, Appended, Behind, Entry
 from shoal.raft.progress import IN_FLIGHT_BYTES, IN_FLIGHT_MESSAGES
-
-
-def led_by_a(names: str = "ABC", **more) -> Cluster:
-    cluster = Cluster(names, **more)
-    cluster.elect("A")
-    cluster.due("A")
-    cluster.deliver()
-    assert cluster["A"].serves
-    return cluster
 
 
 def append(term: int, prev: tuple[int, int], *entries: tuple[int, int], commit: int = 1) -> Append:

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from raft_kit import Cluster, configuration
+from raft_kit import Cluster, configuration, led_by_a
 
 from shoal.raft.errors import ChangeRefused, NotLeader
 from shoal.raft.messages import NO_OP, Append, AskVote, TimeoutNow
-
-
-def led_by_a(names: str = "ABC", **more) -> Cluster:
-    cluster = Cluster(names, **more)
-    cluster.elect("A")
-    cluster.due("A")
-    cluster.deliver()
-    assert cluster["A"].serves
-    return cluster
 
 
 def transfer(cluster: Cluster, name: str, target: str | None) -> str:
