@@ -200,7 +200,9 @@ class ClusterNode:
         """Connect to the members; a board without any, to whom it has met."""
         members = self._configuration.members
         if members:
-            where = {m.node_id: self._addresses_of(m) for m in members if m.node_id != self._driver.own.node_id}
+            where = {
+                m.node_id: self._addresses_of(m) for m in members if m.node_id != self._driver.own.node_id
+            }
         else:
             where = {
                 node_id: tuple(dict.fromkeys((*seen.hello.addresses, seen.address)))
@@ -211,7 +213,9 @@ class ClusterNode:
     def _addresses_of(self, member: Member) -> tuple[str, ...]:
         """Where it says it is now, then where it was."""
         seen = self._candidates.get(member.node_id)
-        now = seen.hello.addresses if seen is not None and seen.hello.incarnation == member.incarnation else ()
+        now = (
+            seen.hello.addresses if seen is not None and seen.hello.incarnation == member.incarnation else ()
+        )
         return tuple(dict.fromkeys((*now, *member.addresses)))
 
     # -- messages --------------------------------------------------------------------------------
@@ -385,7 +389,9 @@ class ClusterNode:
             hello.incarnation,
             voter=False,
             key_hash=seen.key_hash,
-            addresses=tuple(dict.fromkeys((*hello.addresses, *([seen.address] if not hello.addresses else [])))),
+            addresses=tuple(
+                dict.fromkeys((*hello.addresses, *([seen.address] if not hello.addresses else [])))
+            ),
             url=hello.url,
             witness=role == "witness",
             stays_learner=role == "learner",

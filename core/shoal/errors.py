@@ -27,6 +27,7 @@
     ├── StorageError              storage-error          the files are not what they must be
     │   ├── JournalCorrupt        journal-corrupt
     │   ├── DatabaseCorrupt       database-corrupt
+    │   ├── TransferRefused       transfer-refused       a part of a raft_snapshot is not what must come
     │   └── DataDirLocked         data-dir-locked
     ├── ConfigError               config-error
     └── InternalError             internal-error
@@ -274,6 +275,14 @@ class DatabaseCorrupt(StorageError):
 
     code = "database-corrupt"
     title = "The database is damaged"
+
+
+class TransferRefused(StorageError):
+    """A part of a raft_snapshot is not what must come; what is here is as it was."""
+
+    code = "transfer-refused"
+    title = "The raft_snapshot was refused"
+    retryable = True
 
 
 class DataDirLocked(StorageError):

@@ -37,6 +37,7 @@ STATUS: Final[dict[str, int]] = {
     "storage-error": 500,
     "journal-corrupt": 500,
     "database-corrupt": 500,
+    "transfer-refused": 500,
     "data-dir-locked": 500,
     "config-error": 500,
     "unreachable": 502,

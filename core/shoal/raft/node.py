@@ -320,7 +320,7 @@ class RaftNode:
         state = self._state
         if self._leading is None:
             return state.election_ms
-        if self._is_alone or self._leading.target is not None:  # nothing can be done about a disk that hangs
+        if self.is_alone or self._leading.target is not None:  # nothing can be done about a disk that hangs
             return self._leading.deadline_ms
         return min(self._leading.deadline_ms, self._persisting_since_ms + state.timeout_ms)
 
@@ -341,7 +341,7 @@ class RaftNode:
         state = self._state
         now_ms = state.now_ms
         given_up = leading.give_up_transfer()
-        if self.stalled(now_ms) and leading.target is None and not self._is_alone:
+        if self.stalled(now_ms) and leading.target is None and not self.is_alone:
             # Heartbeats do not wait for the disk: they must not keep a hung card in power.
             target = None if given_up else leading.best_target()
             if target is None:

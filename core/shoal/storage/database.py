@@ -101,7 +101,7 @@ class Database:
         self.applied_term = int(self.meta.get("applied_term", 0))
 
     def _digest(self) -> bytes:
-        return row_digest(sorted((key, value) for key, value in self.meta.items() if key != "digest"))
+        return meta_digest(self.meta)
 
     def wal_checkpoint(self) -> bool:
         """Move the WAL into the file without waiting for readers; true if all of it is there and synced."""
@@ -132,6 +132,11 @@ class Database:
             self.connection.execute("ROLLBACK")
         self._open = False
         self.connection.close()
+
+
+def meta_digest(meta: dict[str, Any]) -> bytes:
+    """Digest of the table of what was applied, kept in it under `digest`."""
+    return row_digest(sorted((key, value) for key, value in meta.items() if key != "digest"))
 
 
 def open_connection(

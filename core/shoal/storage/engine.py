@@ -65,8 +65,8 @@ class Engine:
         store_directory: Callable[[str], Path],
     ) -> None:
         self.directory = directory
-        self._settings = settings
-        self._identity = identity
+        self.settings = settings
+        self.identity = identity
         self._store_directory = store_directory
         self.catalog = Database(
             directory / CATALOG, CATALOG_MIGRATIONS, cache_bytes=64 * 1024, vfs=settings.vfs
@@ -100,7 +100,7 @@ class Engine:
         return row_digest(sorted(self.created.items()))
 
     def _check_identity(self, database: Database) -> None:
-        mine = (self._identity.cluster_id, self._identity.incarnation.hex())
+        mine = (self.identity.cluster_id, self.identity.incarnation.hex())
         meta = database.meta
         found = (meta.get("cluster_id", mine[0]), meta.get("incarnation", mine[1]))
         if found != mine:
@@ -113,9 +113,9 @@ class Engine:
         _make_directory(self._store_directory(name))
         store = StoreDb(
             self.path_of(name),
-            cache_bytes=self._settings.cache_bytes,
+            cache_bytes=self.settings.cache_bytes,
             begins_after=self.created[name] - 1,
-            vfs=self._settings.vfs,
+            vfs=self.settings.vfs,
         )
         try:
             self._check_identity(store.db)
@@ -125,8 +125,12 @@ class Engine:
         return store
 
     def path_of(self, name: str) -> Path:
-        """A store's file; the number of the entry that created it keeps a dropped store's file apart."""
-        return self._store_directory(name) / f"{name}-{self.created[name]}.db"
+        """A store's file."""
+        return self.file_of(name, self.created[name])
+
+    def file_of(self, name: str, created_index: int) -> Path:
+        """The file of a store that entry `created_index` created. Any thread may ask."""
+        return self._store_directory(name) / store_file(name, created_index)
 
     # -- recovery --------------------------------------------------------------------------------
 
@@ -139,6 +143,11 @@ class Engine:
     def newest_applied(self) -> int:
         """The last entry any database has committed."""
         return max([self.catalog.applied_index, *(store.db.applied_index for store in self.stores.values())])
+
+    @property
+    def oldest_committed(self) -> int:
+        """The last entry that every database has committed."""
+        return min(database.applied_index for database in self._databases())
 
     def quick_check(self, *, everything: bool) -> None:
         """Have SQLite look at every page of small files, or of all. Raises DatabaseCorrupt.
@@ -159,10 +168,10 @@ class Engine:
             count += 1
             if record.kind is Kind.NORMAL:
                 self._replay_entry(record.index, _decode(record))
-            elif record.kind is Kind.CONFIGURATION:
+            elif record.kind is Kind.CONFIGURATION and record.index > self.catalog.applied_index:
                 self.put_configuration(record.index, record.payload)
             self._applied(record.index, record.term)
-            if self.rows_pending >= self._settings.commit_rows:
+            if self.rows_pending >= self.settings.commit_rows:
                 self.commit()
         return count
 
@@ -243,8 +252,7 @@ class Engine:
     def commit_due(self) -> bool:
         """Whether the open transaction has grown to a limit."""
         return (
-            self.rows_pending >= self._settings.commit_rows
-            or self.bytes_pending >= self._settings.commit_bytes
+            self.rows_pending >= self.settings.commit_rows or self.bytes_pending >= self.settings.commit_bytes
         )
 
     def commit(self) -> Report:
@@ -260,7 +268,7 @@ class Engine:
         for database in self._databases():
             if database.wal_bytes() >= CHECKPOINT_BYTES:
                 database.wal_checkpoint()
-            if database.wal_bytes() >= self._settings.wal_limit_bytes:
+            if database.wal_bytes() >= self.settings.wal_limit_bytes:
                 database.shrink_wal()
         return self.report()
 
@@ -269,7 +277,7 @@ class Engine:
             if database.meta.get("incarnation") is None:
                 database.begin()
                 database.put_meta(
-                    cluster_id=self._identity.cluster_id, incarnation=self._identity.incarnation.hex()
+                    cluster_id=self.identity.cluster_id, incarnation=self.identity.incarnation.hex()
                 )
 
     def put_configuration(self, index: int, configuration: bytes) -> None:
@@ -336,6 +344,11 @@ class Engine:
         for store in self.stores.values():
             store.close()
         self.catalog.close()
+
+
+def store_file(name: str, created_index: int) -> str:
+    """Name of a store's file; the number of the entry that created it keeps a dropped store's file apart."""
+    return f"{name}-{created_index}.db"
 
 
 def _decode(record: Record) -> Proposal:

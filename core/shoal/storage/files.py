@@ -45,6 +45,9 @@ class Files(Protocol):
     def unlink(self, path: Path) -> None:
         """Remove a file."""
 
+    def rmdir(self, path: Path) -> None:
+        """Remove an empty directory."""
+
     def mkdir(self, path: Path) -> None:
         """Create a directory and its parents; fine when it is there."""
 
@@ -99,6 +102,9 @@ class RealFiles:
 
     def unlink(self, path: Path) -> None:
         os.unlink(path)
+
+    def rmdir(self, path: Path) -> None:
+        os.rmdir(path)
 
     def mkdir(self, path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)

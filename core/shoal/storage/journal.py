@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -76,6 +77,7 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._floor_bytes = floor_bytes
         self._segments: list[_Segment] = []
+        self._stale: list[_Segment] = []
         self._spare_lock = threading.Lock()
         self._unread: list[Record] | None = None
         self._fd = -1
@@ -117,6 +119,13 @@ class Journal:
                 raise _corrupt(segment.path, found.corrupt_at)
             _replay_into(entries, found.records, after)
         return iter(entries)
+
+    def term_at(self, index: int) -> int | None:
+        """Term of an entry that is here, or of the one just before the first; None for any other."""
+        if not self.first_index - 1 <= index <= self.last_index:
+            return None
+        runs = bisect_right(self.terms, index, key=lambda run: run[0])
+        return self.terms[runs - 1][1] if runs else self.previous_term
 
     @property
     def configuration(self) -> Configuration:
@@ -239,17 +248,62 @@ class Journal:
         """
         dropped = 0
         while len(self._segments) > 1 and self._segments[0].last_index <= index:
-            segment = self._segments.pop(0)
-            self._files.unlink(segment.path)
-            self._files.sync_dir(self._directory)  # each by itself: a gap must not survive a power cut
+            self._remove(self._segments.pop(0))
             self.first_index = self._segments[0].first_index
-            self.stats.segments_dropped += 1
             dropped += 1
         return dropped
+
+    def _remove(self, segment: _Segment) -> None:
+        self._files.unlink(segment.path)
+        self._files.sync_dir(self._directory)  # each by itself: a gap must not survive a power cut
+        self.stats.segments_dropped += 1
 
     def droppable(self, index: int) -> bool:
         """Whether `drop_through(index)` would remove anything."""
         return len(self._segments) > 1 and self._segments[0].last_index <= index
+
+    # -- a raft_snapshot instead of entries ------------------------------------------------------
+
+    def has_room_to_reset(self) -> bool:
+        """Whether `reset_to` will find its segment; sets the spare aside for it."""
+        self.prepare_spare()
+        return SPARE in self._files.names(self._directory)
+
+    def reset_to(self, index: int, term: int, configuration: Configuration, configuration_index: int) -> None:
+        """Begin after an entry that the databases hold durably; entries that follow it stay (Raft, fig. 13, rule 6).
+
+        The hard state stays too. May be repeated after a power cut at any place in it. Raises DiskFull (nothing
+        changed) or OSError (the node must end).
+        """
+        if self.term_at(index) != term:
+            self._replace(index, term, configuration, configuration_index)
+        self._remove_stale()
+        mark = msgspec.msgpack.encode((index, term))
+        self.append_records([(Kind.RAFT_SNAPSHOT, 0, term, mark)], use_reserve=True)
+        self.drop_through(index)
+
+    def _replace(self, index: int, term: int, configuration: Configuration, configuration_index: int) -> None:
+        """Start a segment whose head says that the log begins after `index`; those before it hold nothing now."""
+        head = msgspec.structs.replace(
+            self._next_head(self._segment_bytes),
+            first_index=index + 1,
+            last_term=term,
+            configuration=configuration,
+            configuration_index=configuration_index,
+        )
+        with self._spare_lock:
+            self._start_segment(head, spare=SPARE in self._files.names(self._directory))
+        self._unread = None
+        started = self._segments.pop()
+        self._begin_at(head)
+        self._segments.append(started)
+
+    def _remove_stale(self) -> None:
+        """Remove the segments that a reset left behind, oldest first, so that what is left follows on."""
+        while self._stale:
+            self._remove(self._stale.pop(0))
+
+    # -- rolling ---------------------------------------------------------------------------------
 
     def _has_room(self, size: int) -> bool:
         return self._files.free_bytes(self._directory) >= size + self._floor_bytes
@@ -263,17 +317,12 @@ class Journal:
         spare = SPARE in self._files.names(self._directory) and size == self._segment_bytes
         if not spare and not use_reserve and not self._has_room(size):
             raise DiskFull(DISK_FULL)
-        self._start_segment(self._segments[-1].sequence + 1, size, spare=spare)
+        self._start_segment(self._next_head(size), spare=spare)
 
-    def _start_segment(self, sequence: int, size: int, *, spare: bool) -> None:
-        temporary = self._directory / SPARE
-        if not spare and SPARE in self._files.names(self._directory):
-            self._files.unlink(temporary)
-        with _full_named():
-            fd = self._files.open(temporary) if spare else self._files.create(temporary)
-        head = SegmentHead(
+    def _next_head(self, size: int) -> SegmentHead:
+        return SegmentHead(
             self.identity,
-            sequence,
+            self._segments[-1].sequence + 1 if self._segments else 1,
             size,
             self.last_index + 1,
             self.last_term,
@@ -282,8 +331,16 @@ class Journal:
             self.configuration,
             self.configuration_index,
         )
+
+    def _start_segment(self, head: SegmentHead, *, spare: bool) -> None:
+        size = head.size
+        temporary = self._directory / SPARE
+        if not spare and SPARE in self._files.names(self._directory):
+            self._files.unlink(temporary)
+        with _full_named():
+            fd = self._files.open(temporary) if spare else self._files.create(temporary)
         block, salt = encode_head(head)
-        path = self._directory / f"{sequence:016d}{SUFFIX}"
+        path = self._directory / f"{head.sequence:016d}{SUFFIX}"
         try:
             with _full_named():
                 self._files.allocate(fd, size)
@@ -298,7 +355,9 @@ class Journal:
         if self._fd >= 0:
             self._files.close(self._fd)
         self._fd, self._salt, self._chain, self._capacity = fd, salt, salt, size
-        self._segments.append(_Segment(path, sequence, self.last_index + 1, self.last_index, HEADER_BYTES))
+        self._segments.append(
+            _Segment(path, head.sequence, head.first_index, head.first_index - 1, HEADER_BYTES)
+        )
         self.stats.segments_created += 1
 
     def close(self) -> None:
@@ -313,16 +372,14 @@ class Journal:
         head = found.head
         if not self._segments:
             self.identity = head.identity
-            self.first_index = head.first_index
-            self.last_index = head.first_index - 1
-            self.last_term = self.previous_term = head.last_term
-            self.hard_state = head.hard_state
-            self.configurations = [(head.configuration_index, head.configuration)]
+            self._begin_at(head)
         elif head.chain != self._chain or head.sequence != self._segments[-1].sequence + 1:
             raise JournalCorrupt(
                 f"{path}: this segment does not follow the one before; a segment is missing. "
                 "Restore the data directory from a backup"
             )
+        elif head_resets(head, self.last_index, self.last_term):
+            self._begin_at(head)
         self._segments.append(
             _Segment(path, head.sequence, head.first_index, head.first_index - 1, found.end)
         )
@@ -348,10 +405,26 @@ class Journal:
             if missing > 0 or found.torn:
                 self._cut(found.end, head.size)
 
+    def _begin_at(self, head: SegmentHead) -> None:
+        """The log begins with this segment; those known before it are to be removed."""
+        self._stale += self._segments
+        self._segments.clear()
+        self.first_index = head.first_index
+        self.last_index = head.first_index - 1
+        self.last_term = self.previous_term = head.last_term
+        self.terms.clear()
+        self.hard_state = head.hard_state
+        self.configurations = [(head.configuration_index, head.configuration)]
+
     def _cut(self, end: int, size: int) -> None:
         self._files.truncate(self._fd, end)
         self._files.allocate(self._fd, size)
         self._files.sync_data(self._fd)
+
+
+def head_resets(head: SegmentHead, last_index: int, last_term: int) -> bool:
+    """Whether a segment begins elsewhere than the entries before it end: a raft_snapshot came between (`reset_to`)."""
+    return (head.first_index - 1, head.last_term) != (last_index, last_term)
 
 
 @contextmanager
@@ -409,7 +482,7 @@ def open_journal(
                 "Restore the data directory from a backup"
             )
         journal.identity = new_identity()
-        journal._start_segment(1, segment_bytes, spare=False)  # noqa: SLF001 - the maker of the class
+        journal._start_segment(journal._next_head(segment_bytes), spare=False)  # noqa: SLF001 - the maker of the class
         return journal
     for name in names:
         path = directory / name
@@ -421,4 +494,5 @@ def open_journal(
         if found.corrupt_at is not None:
             raise _corrupt(path, found.corrupt_at)
         journal._adopt(path, found, last=last)  # noqa: SLF001 - the maker of the class
+    journal._remove_stale()  # noqa: SLF001 - the maker of the class
     return journal

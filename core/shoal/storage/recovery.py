@@ -6,6 +6,8 @@ reserve                   blocks kept for when the disk is full
 journal/0000000000000001.seg ...  spare
 db/CURRENT                name of the generation in use
 db/g1/catalog.db  main-2.db ...   (a store's own `data_dir` holds its file instead)
+db/g2/                    a generation that a raft_snapshot is bringing
+db/INSTALL                what is left to do to put it in the other's place
 db/quarantine-1/          a damaged generation, kept for inspection
 """
 
@@ -13,7 +15,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,12 +24,12 @@ import msgspec
 from shoal.errors import ConfigError, DatabaseCorrupt, DataDirLocked, DiskFull, ShoalError, StorageError
 from shoal.storage.engine import CATALOG, Engine, Settings, is_disk_full, open_engine
 from shoal.storage.files import Files
+from shoal.storage.generation import Places, current_generation
+from shoal.storage.install import complete, pending_install
 from shoal.storage.journal import Journal, open_journal
 from shoal.storage.segment import Identity
 from shoal.storage.store_db import is_corrupt
 
-CURRENT = "CURRENT"
-FIRST_GENERATION = "g1"
 SUSPECT = "SUSPECT"
 
 
@@ -90,7 +91,10 @@ def open_storage(
 ) -> Opened:
     """Recover everything in `data_dir`. Raises StorageError and its children, each naming what to do."""
     notes: list[str] = []
-    directory = _generation(files, data_dir)
+    places = Places(data_dir, store_directory, other_directories)
+    install = pending_install(files, places)
+    generation = current_generation(files, places) if install is None else install.generation
+    directory = places.directory(generation)
     has_data = (directory / CATALOG).exists()
     journal = open_journal(
         files,
@@ -102,7 +106,10 @@ def open_storage(
     )
     notes += journal.notes
     try:
-        engine, replayed = _recover(journal, directory, settings, store_directory)
+        if install is not None:
+            complete(files, places, journal, install)
+            notes.append(f"a raft_snapshot up to entry {install.index} was being installed; that is done now")
+        engine, replayed = open_databases(journal, places, generation, settings)
     except DatabaseCorrupt as error:
         if journal.first_index != 1:
             journal.close()
@@ -113,21 +120,23 @@ def open_storage(
         notes.append(
             f"the database was damaged ({error.detail}); it was set aside and rebuilt from the journal"
         )
-        for each in (directory, *other_directories):
+        for each in (directory, *places.others(generation)):
             _quarantine(files, each)
-        engine, replayed = _recover(journal, directory, settings, store_directory)
+        engine, replayed = open_databases(journal, places, generation, settings)
     except BaseException:
         journal.close()
         raise
     return Opened(journal, engine, replayed, notes + engine.notes, empty=journal.last_index == 0)
 
 
-def _recover(
-    journal: Journal, directory: Path, settings: Settings, store_directory: Callable[[str], Path | None]
+def open_databases(
+    journal: Journal, places: Places, generation: str, settings: Settings
 ) -> tuple[Engine, int]:
+    """Open a generation and apply what the journal has beyond it; how many entries that were. Raises StorageError."""
+    directory = places.directory(generation)
     suspect = (directory / SUSPECT).exists()
     engine = open_engine(
-        directory, settings, journal.identity, lambda name: store_directory(name) or directory
+        directory, settings, journal.identity, lambda name: places.of_store(generation, name)
     )
     try:
         return engine, _catch_up(journal, engine, directory, suspect=suspect)
@@ -172,37 +181,6 @@ def _committed(journal: Journal, engine: Engine) -> int:
     ]:
         return journal.last_index
     return engine.newest_applied
-
-
-def _generation(files: Files, data_dir: Path) -> Path:
-    """The directory of the databases in use, made on first start."""
-    root = data_dir / "db"
-    files.mkdir(root)
-    if CURRENT not in files.names(root):
-        files.mkdir(root / FIRST_GENERATION)
-        _write_current(files, root, FIRST_GENERATION)
-        files.sync_dir(data_dir)
-    name = files.read(root / CURRENT).decode("ascii", "replace").strip()
-    directory = root / name
-    if re.fullmatch("g[0-9]+", name) is None:
-        raise StorageError(
-            f"{root / CURRENT} does not name a generation of the database, such as {FIRST_GENERATION}: "
-            f"write the name of the directory beside it into it, or restore {data_dir} from a backup"
-        )
-    files.mkdir(directory)
-    return directory
-
-
-def _write_current(files: Files, root: Path, name: str) -> None:
-    temporary = root / "CURRENT.new"
-    if temporary.name in files.names(root):
-        files.unlink(temporary)
-    fd = files.create(temporary)
-    files.write(fd, name.encode(), 0)
-    files.sync_data(fd)
-    files.close(fd)
-    files.replace(temporary, root / CURRENT)
-    files.sync_dir(root)
 
 
 def _quarantine(files: Files, directory: Path) -> None:

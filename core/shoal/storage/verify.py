@@ -17,8 +17,10 @@ from shoal.storage.chain import row_digest
 from shoal.storage.database import open_connection
 from shoal.storage.engine import CATALOG, CHECKED_BYTES, STORES_DIGEST
 from shoal.storage.files import RealFiles
+from shoal.storage.generation import CURRENT, Places
+from shoal.storage.install import pending_install
 from shoal.storage.journal import SUFFIX
-from shoal.storage.recovery import CURRENT, Lock
+from shoal.storage.recovery import Lock
 from shoal.storage.schema import CATALOG_MIGRATIONS
 from shoal.storage.segment import Scan, SegmentError, scan
 from shoal.storage.verify_store import StoreVerifier, Verification, check_meta, check_structure
@@ -43,9 +45,16 @@ def verify(data_dir: Path, *, progress: Progress = _nobody) -> Verification:
     lock = Lock(data_dir)
     try:
         found = Verification()
-        directory = data_dir / "db" / current.read_text(encoding="utf-8", errors="replace").strip()
+        install = pending_install(RealFiles(), Places(data_dir))
+        name = current.read_text(encoding="utf-8", errors="replace").strip()
+        directory = data_dir / "db" / (name if install is None else install.generation)
         stores = _verify_catalogue(directory / CATALOG, found)
-        _verify_journal(data_dir / "journal", _applied(directory, stores), found)
+        if install is None:
+            _verify_journal(data_dir / "journal", _applied(directory, stores), found)
+        else:
+            found.notes.append(
+                "a raft_snapshot was being installed: the next start finishes that, verify it then"
+            )
         for name, created_index in stores:
             path = directory / f"{name}-{created_index}.db"
             if path.exists():

@@ -82,6 +82,10 @@ class Writer:
         """Commit soon and bring everything into the files, so that the journal can be shortened."""
         self._worker.submit(partial(self._make_durable, done))
 
+    def commit_and(self, job: Callable[[], object], done: Callable[[Any], None]) -> None:
+        """Commit soon, then run `job` on the writer's thread before anything else is applied."""
+        self._worker.submit(partial(self._commit_and, job), done)
+
     def submit(self, job: Callable[[], object], done: Callable[[Any], None]) -> None:
         """Run a read on the writer's thread; its connection sees everything applied."""
         self._worker.submit(partial(self._read, job), done)
@@ -126,10 +130,17 @@ class Writer:
         if self._broken is None and self._guarded(self._engine.make_durable, self._engine.applied_index):
             self._call(partial(done, self._engine.report()))
 
+    def _commit_and(self, job: Callable[[], object]) -> object:
+        self._commit()
+        return self._unless_broken(job)
+
     def _read(self, job: Callable[[], object]) -> object:
         """Rows kept back are written first: if the disk has no room for them, that is dealt with here."""
         if self._broken is None:
             self._guarded(self._engine.flush, self._engine.applied_index)
+        return self._unless_broken(job)
+
+    def _unless_broken(self, job: Callable[[], object]) -> object:
         if self._broken is not None:
             raise StorageError(f"the database failed, restart the node: {self._broken}")
         return job()

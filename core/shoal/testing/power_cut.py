@@ -83,6 +83,11 @@ class RecordingFiles:
             self._real.unlink(path)
             self._recorder.unlink(path)
 
+    def rmdir(self, path: Path) -> None:
+        with self._recorder.lock:
+            self._real.rmdir(path)
+            self._recorder.unlink(path)
+
     def mkdir(self, path: Path) -> None:
         """Create and record each missing directory down to `path`."""
         with self._recorder.lock:
