@@ -11,13 +11,13 @@ Kubernetes makes some of its own for a service named shoal; `unknown_variables` 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
-from shoal.address import split_address
+from shoal.converters import Converter, choice, matching, several, to_address, to_path, whole
 from shoal.errors import ConfigError
 from shoal.types import Limits
 
@@ -84,6 +84,7 @@ class DiscoveryConfig(msgspec.Struct, frozen=True):
     port: int = 45892
     multicast_addr: str = "239.255.0.1"
     interval_ms: int = 5000
+    k8s_service: str | None = None
     secret: str | None = None
     secret_file: Path | None = None
 
@@ -134,78 +135,6 @@ def valid_store_name(name: str) -> bool:
     return re.fullmatch(_STORE_NAME, name) is not None
 
 
-# --- converters: from a value of TOML's types to a checked one, or ValueError saying what to write
-
-
-Converter = Callable[[Any], Any]
-
-
-def _whole(low: int, high: int) -> Converter:
-    def convert(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"write a whole number from {low} to {high}")
-        return value
-
-    return convert
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > 4096:
-        raise ValueError("write a text that is not empty and has no control characters")
-    return value.strip()
-
-
-def _matching(pattern: str, advice: str) -> Converter:
-    def convert(value: Any) -> str:
-        text = _text(value)
-        if re.fullmatch(pattern, text) is None:
-            raise ValueError(f"write {advice}")
-        return text
-
-    return convert
-
-
-def _path(value: Any) -> Path:
-    text = _text(str(value) if isinstance(value, Path) else value)
-    if text.startswith("~"):
-        raise ValueError("write the path without '~', which only a shell expands")
-    return Path(text)
-
-
-def _address(value: Any) -> str:
-    text = _text(value)
-    split_address(text)
-    return text
-
-
-def _choice(*choices: str) -> Converter:
-    def convert(value: Any) -> str:
-        if value not in choices:
-            raise ValueError(f"write one of {', '.join(choices)}")
-        return str(value)
-
-    return convert
-
-
-def _several(item: Converter) -> Converter:
-    """A list, or one item alone; `none` is the empty list."""
-
-    def convert(value: Any) -> tuple[Any, ...]:
-        values = list(value) if isinstance(value, list | tuple) else [value]
-        try:
-            return () if values == ["none"] else tuple(dict.fromkeys(item(each) for each in values))
-        except ValueError as error:
-            raise ValueError(f"{error}, or none alone") from error
-
-    return convert
-
-
-def _method(value: Any) -> str:
-    if value in ("mdns", "k8s"):
-        raise ValueError(f"{value} comes in a later release, write multicast, static or none")
-    return str(_choice("multicast", "static")(value))
-
-
 class Key(msgspec.Struct, frozen=True):
     """One key of the configuration: `path` in TOML, what it takes, and what it does."""
 
@@ -240,82 +169,84 @@ class Key(msgspec.Struct, frozen=True):
         return text
 
 
-_STORE = _matching(_STORE_NAME, "1 to 64 letters, digits, '_', '.' or '-', not beginning with '.' or '-'")
-_ID = _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "1 to 64 letters, digits, '.', '_' or '-'")
-_GROUP = _matching(
+_STORE = matching(_STORE_NAME, "1 to 64 letters, digits, '_', '.' or '-', not beginning with '.' or '-'")
+_ID = matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "1 to 64 letters, digits, '.', '_' or '-'")
+_GROUP = matching(
     r"2(2[4-9]|3[0-9])(\.(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])){3}",
     "an IPv4 multicast address from 224.0.0.0 to 239.255.255.255",
 )
-_SECRET = _matching(r".{16,}", "at least 16 characters, such as `openssl rand -hex 16` makes")
-_MS = _whole(1, _DAY_MS)
-_POOL = _whole(1, 256)
-_BYTES = _whole(64 * 1024, 2**40)
-_COUNT = _whole(1, 1_000_000)
-_MODE = _choice("single", "cluster")
-_LEVEL = _choice("debug", "info", "warning", "error")
-_METHODS = _several(_method)
-_METHODS_DOC = "how boards of a cluster find each other: multicast, static, or none"
-_HANDLERS = _several(_choice("logger", "opentelemetry"))
+_SECRET = matching(r".{16,}", "at least 16 characters, such as `openssl rand -hex 16` makes")
+_MS = whole(1, _DAY_MS)
+_POOL = whole(1, 256)
+_BYTES = whole(64 * 1024, 2**40)
+_COUNT = whole(1, 1_000_000)
+_MODE = choice("single", "cluster")
+_LEVEL = choice("debug", "info", "warning", "error")
+_METHODS = several(choice("multicast", "mdns", "k8s", "static"))
+_METHODS_DOC = "how boards of a cluster find each other: multicast, mdns, k8s, static, or none"
+_SERVICE = matching(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", "the DNS name of a headless service")
+_HANDLERS = several(choice("logger", "opentelemetry"))
 
 CONFIGURATION: Final[tuple[Key, ...]] = (
-    Key("data_dir", _path, "where everything is kept", "--data-dir", "DIR"),
-    Key("listen", _address, "where HTTP listens; port 0 takes a free one", "--listen", "HOST:PORT"),
-    Key("peer_listen", _address, "where other boards reach this one", "--peer-listen", "HOST:PORT"),
+    Key("data_dir", to_path, "where everything is kept", "--data-dir", "DIR"),
+    Key("listen", to_address, "where HTTP listens; port 0 takes a free one", "--listen", "HOST:PORT"),
+    Key("peer_listen", to_address, "where other boards reach this one", "--peer-listen", "HOST:PORT"),
     Key("node_id", _ID, "this board's name; made at the first start", "--node-id", "ID"),
     Key("cluster_id", _ID, "the cluster it is in; made at the first start", "--cluster-id", "ID"),
     Key("mode", _MODE, "one board alone, or one of a cluster", "--mode", "single|cluster"),
-    Key("bootstrap_expect", _whole(1, 9), "boards of a new cluster: 1", "--bootstrap-expect"),
-    Key("seeds", _several(_address), "boards to ask first", "--seed", "HOST:PORT"),
+    Key("bootstrap_expect", whole(1, 9), "boards of a new cluster: 1", "--bootstrap-expect"),
+    Key("seeds", several(to_address), "boards to ask first", "--seed", "HOST:PORT"),
     Key("timeout_ms", _MS, "how long a request may wait for the store", alias="timeout"),
     Key("writer_pool_size", _POOL, "writer partitions of a store; a stream always uses the same one"),
     Key("reader_pool_size", _POOL, "reads of a store that run at once"),
     Key("telemetry_handlers", _HANDLERS, "who hears telemetry: logger, opentelemetry", metavar="LIST"),
-    Key("log_format", _choice("text", "json"), "form of a log line", "--log-format", "text|json"),
+    Key("log_format", choice("text", "json"), "form of a log line", "--log-format", "text|json"),
     Key("log_level", _LEVEL, "least level that is logged", metavar="LEVEL"),
-    Key("tls_dir", _path, "directory with cert.pem and key.pem, for http.tls_*", "--tls-dir", "DIR"),
-    Key("store", _several(_STORE), "stores to have, instead of the file's", "--store", "NAME"),
-    Key("storage.segment_bytes", _whole(64 * 1024, 2**30), "size of a journal segment"),
-    Key("storage.reserve_bytes", _whole(0, 2**40), "disk space kept for deletes when the disk is full"),
+    Key("tls_dir", to_path, "directory with cert.pem and key.pem, for http.tls_*", "--tls-dir", "DIR"),
+    Key("store", several(_STORE), "stores to have, instead of the file's", "--store", "NAME"),
+    Key("storage.segment_bytes", whole(64 * 1024, 2**30), "size of a journal segment"),
+    Key("storage.reserve_bytes", whole(0, 2**40), "disk space kept for deletes when the disk is full"),
     Key("storage.commit_rows", _COUNT, "rows after which SQLite commits"),
     Key("storage.commit_bytes", _BYTES, "bytes after which SQLite commits"),
     Key("storage.commit_interval_ms", _MS, "time after which SQLite commits"),
     Key("storage.cache_bytes", _BYTES, "memory for pages of a store's database"),
     Key("storage.wal_limit_bytes", _BYTES, "size of SQLite's log at which it is checkpointed"),
     Key("storage.writer_queue_limit", _COUNT, "appends that may wait in a writer partition"),
-    Key("limits.body_bytes", _whole(1024, 2**30), "bytes of a request's body"),
-    Key("limits.event_bytes", _whole(1, 2**30), "bytes of an event"),
+    Key("limits.body_bytes", whole(1024, 2**30), "bytes of a request's body"),
+    Key("limits.event_bytes", whole(1, 2**30), "bytes of an event"),
     Key("limits.events_per_append", _COUNT, "events in an append"),
     Key("limits.page_events", _COUNT, "events in a page"),
-    Key("limits.page_bytes", _whole(1024, 2**30), "bytes of the events in a page"),
-    Key("limits.stream_id_bytes", _whole(1, 4096), "bytes of a stream id"),
-    Key("limits.event_type_bytes", _whole(1, 4096), "bytes of an event type"),
-    Key("limits.event_id_bytes", _whole(36, 4096), "bytes of an event id"),
-    Key("limits.tags_per_event", _whole(0, 10_000), "tags of an event"),
-    Key("limits.tag_bytes", _whole(1, 4096), "bytes of a tag"),
-    Key("limits.depth", _whole(1, 256), "depth of JSON and CBOR values"),
-    Key("limits.query_items", _whole(1, 10_000), "items in a query"),
-    Key("limits.writes_per_append", _whole(1, 10_000), "streams in one append"),
-    Key("limits.subscriptions", _whole(1, 100_000), "subscriptions of a store"),
-    Key("limits.selector_bytes", _whole(16, 1_000_000), "bytes of a subscription's selector"),
-    Key("limits.subscription_name_bytes", _whole(1, 256), "bytes of a subscription's name"),
+    Key("limits.page_bytes", whole(1024, 2**30), "bytes of the events in a page"),
+    Key("limits.stream_id_bytes", whole(1, 4096), "bytes of a stream id"),
+    Key("limits.event_type_bytes", whole(1, 4096), "bytes of an event type"),
+    Key("limits.event_id_bytes", whole(36, 4096), "bytes of an event id"),
+    Key("limits.tags_per_event", whole(0, 10_000), "tags of an event"),
+    Key("limits.tag_bytes", whole(1, 4096), "bytes of a tag"),
+    Key("limits.depth", whole(1, 256), "depth of JSON and CBOR values"),
+    Key("limits.query_items", whole(1, 10_000), "items in a query"),
+    Key("limits.writes_per_append", whole(1, 10_000), "streams in one append"),
+    Key("limits.subscriptions", whole(1, 100_000), "subscriptions of a store"),
+    Key("limits.selector_bytes", whole(16, 1_000_000), "bytes of a subscription's selector"),
+    Key("limits.subscription_name_bytes", whole(1, 256), "bytes of a subscription's name"),
     Key("http.header_timeout_ms", _MS, "how long a client may take for a request's head"),
     Key("http.body_timeout_ms", _MS, "how long a client may take for a request's body"),
-    Key("http.max_connections", _whole(1, 65_536), "connections at once"),
+    Key("http.max_connections", whole(1, 65_536), "connections at once"),
     Key("http.heartbeat_ms", _MS, "time between comments on a silent event stream"),
-    Key("http.max_stores", _whole(1, 1024), "stores of a node"),
-    Key("http.tls_cert", _path, "certificate chain (PEM)", metavar="FILE"),
-    Key("http.tls_key", _path, "the certificate's private key (PEM)", metavar="FILE"),
+    Key("http.max_stores", whole(1, 1024), "stores of a node"),
+    Key("http.tls_cert", to_path, "certificate chain (PEM)", metavar="FILE"),
+    Key("http.tls_key", to_path, "the certificate's private key (PEM)", metavar="FILE"),
     Key("discovery.methods", _METHODS, _METHODS_DOC, "--discovery", "LIST", "discovery.method"),
-    Key("discovery.port", _whole(1, 65_535), "UDP port of beacons"),
+    Key("discovery.port", whole(1, 65_535), "UDP port of beacons"),
     Key("discovery.multicast_addr", _GROUP, "multicast group of beacons", metavar="ADDRESS"),
-    Key("discovery.interval_ms", _whole(100, _DAY_MS), "time between beacons"),
+    Key("discovery.interval_ms", whole(100, _DAY_MS), "time between beacons, and between looks"),
+    Key("discovery.k8s_service", _SERVICE, "headless service that k8s asks the DNS for", metavar="NAME"),
     Key("discovery.secret", _SECRET, "key that signs the beacons; never sent", metavar="TEXT"),
-    Key("discovery.secret_file", _path, "file that holds the secret", "--secret-file", "FILE"),
+    Key("discovery.secret_file", to_path, "file that holds the secret", "--secret-file", "FILE"),
 )
 
 _STORE_KEYS: Final[Mapping[str, Converter]] = {
     "name": _STORE,
-    "data_dir": _path,
+    "data_dir": to_path,
     "mode": _MODE,
     "timeout_ms": _MS,
     "writer_pool_size": _POOL,
@@ -476,6 +407,10 @@ def _check(config: Config) -> Config:
         raise ConfigError("discovery.secret", "is also given by discovery.secret_file, keep one of them")
     if in_cluster and "multicast" in discovery.methods and not secrets:
         raise ConfigError("discovery.secret", "set it or discovery.secret_file, or discovery.methods to none")
+    if in_cluster and "k8s" in discovery.methods and discovery.k8s_service is None:
+        raise ConfigError(
+            "discovery.k8s_service", "name the headless service of the boards, or leave k8s out"
+        )
     if len(config.stores) > http.max_stores:
         raise ConfigError("http.max_stores", f"write at least {len(config.stores)}, the stores configured")
     return config

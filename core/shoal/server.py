@@ -130,13 +130,14 @@ class Shoald:
             return
         from shoal.cluster.beacon import Beacon
         from shoal.cluster.discovery import Discovery, read_secret
+        from shoal.cluster.known_peers import next_boot
 
         info = self._node.info()
         own = Beacon(
             cluster_id=info["cluster_id"],
             node_id=info["node_id"],
             addresses=(config.peer_listen or config.listen,),
-            boot_counter=info["term"],  # a node elects itself once a start
+            boot_counter=await asyncio.to_thread(next_boot, config.data_dir),
             sequence=0,
         )
         secret = await asyncio.to_thread(read_secret, config.discovery)

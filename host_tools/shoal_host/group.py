@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "bench": "bench:bench",
     "db": "db:db",
     "delete": "delete:delete",
+    "discover": "discover:discover",
     "query": "query:query",
     "read": "read:read",
     "snapshot": "snapshot:snapshot",

@@ -6,14 +6,17 @@ import asyncio
 import logging
 import socket
 import struct
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from shoal.cluster.beacon import Beacon, Peer, encode
 from shoal.cluster.discovery import Discovery, read_secret
+from shoal.cluster.known_peers import PEERS_FILE, KnownPeer, load_peers
 from shoal.config import Config, DiscoveryConfig
 from shoal.errors import ConfigError
 from shoal.testing.clock import FakeClock
@@ -56,22 +59,22 @@ def _multicast_on_loopback() -> None:
 
 def cluster_config(port: int, seeds: tuple[str, ...] = ()) -> Config:
     discovery = DiscoveryConfig(port=port, multicast_addr=GROUP, interval_ms=100)
-    return Config(mode="cluster", seeds=seeds, discovery=discovery)
+    return Config(mode="cluster", seeds=seeds, discovery=discovery, data_dir=Path("no-such-directory"))
 
 
 class Board:
     """One node's discovery, with a clock and sleeps in the test's hand."""
 
-    def __init__(self, config: Config, node_id: str, secret: bytes = SECRET) -> None:
+    def __init__(self, config: Config, node_id: str, cluster_id: str = "reef") -> None:
         self.clock = FakeClock()
         self.told: asyncio.Queue[Peer] = asyncio.Queue()
         self.turns: asyncio.Queue[None] = asyncio.Queue()
         self.rounds: asyncio.Queue[float] = asyncio.Queue()
-        own = Beacon("reef", node_id, (f"{node_id}:4590",), 1, 0)
+        own = Beacon(cluster_id, node_id, (f"{node_id}:4590",), 1, 0) if node_id else None
         self.discovery = Discovery(
             config,
             own,
-            secret,
+            SECRET,
             self.clock,
             on_peer=self.told.put_nowait,
             interfaces=loopback,
@@ -125,9 +128,9 @@ async def test_two_boards_on_one_host_find_each_other_through_the_network_too() 
     """A datagram sent to the network also comes back to the sender's host."""
     config = cluster_config(free_port())
     one, two = Board(config, "one"), Board(config, "two")
-    one.discovery._interfaces = two.discovery._interfaces = networks
+    one.discovery.multicast.interfaces = two.discovery.multicast.interfaces = networks
     async with running(one, two):
-        if one.discovery._trouble:
+        if one.discovery._trouble["multicast"]:
             pytest.skip(f"no multicast on a network here: {one.discovery._trouble}")
         await one.next_round()
         assert (await two.told.get()).node_id == "one"
@@ -195,12 +198,12 @@ async def test_a_port_that_cannot_be_opened_is_a_warning_once_and_tried_again(
             await board.next_round()
             send(port, encode(Beacon("reef", "two", (), 1, 1), SECRET))
             assert (await board.told.get()).node_id == "two"
-    assert "boards can find this one now" in caplog.text
+    assert "discovery by multicast works now" in caplog.text
 
 
 async def test_a_host_without_networks_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     board = Board(cluster_config(free_port()), "one")
-    board.discovery._interfaces = list
+    board.discovery.multicast.interfaces = list
     async with running(board):
         await board.next_round()
     assert caplog.text.count("there is no network interface") == 1
@@ -209,10 +212,10 @@ async def test_a_host_without_networks_is_a_warning(caplog: pytest.LogCaptureFix
 async def test_a_network_that_appears_later_is_used(caplog: pytest.LogCaptureFixture) -> None:
     config = cluster_config(free_port())
     one, two = Board(config, "one"), Board(config, "two")
-    one.discovery._interfaces = lambda: [(9999, "gone")]
+    one.discovery.multicast.interfaces = lambda: [(9999, "gone")]
     async with running(one, two):
         assert "gone: " in caplog.text
-        one.discovery._interfaces = loopback
+        one.discovery.multicast.interfaces = loopback
         await one.next_round()
         assert (await two.told.get()).node_id == "one"
 
@@ -223,7 +226,149 @@ async def test_stopping_closes_the_socket() -> None:
         board = Board(config, "one")
         async with running(board):
             pass
-        assert board.discovery._transport is None
+        assert board.discovery.multicast._transport is None
+
+
+async def test_another_cluster_is_told_once_and_never_merged(caplog: pytest.LogCaptureFixture) -> None:
+    port = free_port()
+    board = Board(cluster_config(port), "one")
+    async with running(board):
+        for node_id, cluster_id in (("two", "pond"), ("three", "pond"), ("four", ""), ("five", "reef")):
+            send(port, encode(Beacon(cluster_id, node_id, (f"{node_id}:1",), 1, 1), SECRET))
+            await board.told.get()
+        assert [peer.node_id for peer in board.discovery.strangers()] == ["three", "two"]
+        assert board.discovery.addresses() == ["five:1", "four:1"]
+    assert caplog.text.count("another cluster, pond, is on this network") == 1
+
+
+async def test_what_a_board_says_of_its_cluster_can_change() -> None:
+    config = cluster_config(free_port())
+    one, two = Board(config, "one", ""), Board(config, "two")
+    async with running(one, two):
+        await one.next_round()
+        assert (await two.told.get()).cluster_id == ""
+        one.discovery.join("reef")
+        await one.next_round()
+        assert (await two.told.get()).cluster_id == "reef"
+
+
+async def test_an_address_for_all_networks_is_where_the_datagram_came_from() -> None:
+    port = free_port()
+    board = Board(cluster_config(port), "one")
+    async with running(board):
+        send(port, encode(Beacon("reef", "two", ("0.0.0.0:4590", "[::]:1", "10.0.0.9:1"), 1, 1), SECRET))
+        assert (await board.told.get()).addresses == ("127.0.0.1:4590", "127.0.0.1:1", "10.0.0.9:1")
+
+
+async def test_without_a_word_of_its_own_it_only_listens(tmp_path: Path) -> None:
+    config = msgspec.structs.replace(cluster_config(free_port()), data_dir=tmp_path)
+    ears, one, two = Board(config, ""), Board(config, "one"), Board(config, "two", "pond")
+    async with running(ears, one, two):
+        ears.discovery.remember("one", ("one:1",))
+        for board in (ears, one, two):
+            await board.next_round()
+        assert {(await ears.told.get()).node_id, (await ears.told.get()).node_id} == {"one", "two"}
+        assert ears.discovery.strangers() == []
+        assert {peer.node_id for peer in one.discovery.peers()} == {"two"}
+    assert not (tmp_path / PEERS_FILE).exists()
+
+
+async def test_members_and_their_boots_outlive_a_restart(tmp_path: Path) -> None:
+    port = free_port()
+    config = msgspec.structs.replace(cluster_config(port), data_dir=tmp_path)
+    first = Board(config, "one")
+    async with running(first):
+        first.discovery.remember("two", ("two:1",))
+        await first.rounds.get()  # the file is written, and its pause begins
+        send(port, encode(Beacon("reef", "two", ("two:1",), 7, 3), SECRET))
+        await first.told.get()
+        first.turns.put_nowait(None)
+        first.turns.put_nowait(None)
+        await first.rounds.get()
+        await first.rounds.get()
+    assert await asyncio.to_thread(load_peers, tmp_path) == (KnownPeer("two", ("two:1",), 7),)
+    second = Board(config, "one")
+    async with running(second):
+        assert second.discovery.addresses() == ["two:1"]
+        send(port, encode(Beacon("reef", "two", ("old:1",), 6, 99), SECRET))
+        send(port, encode(Beacon("reef", "two", ("new:1",), 8, 1), SECRET))
+        assert (await second.told.get()).addresses == ("new:1",)
+
+
+async def test_a_disk_that_takes_no_file_is_a_warning_and_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = msgspec.structs.replace(cluster_config(free_port()), data_dir=tmp_path / "file" / "below")
+    (tmp_path / "file").write_bytes(b"")
+    board = Board(config, "one")
+    async with running(board):
+        board.discovery.remember("two", ("two:1",))
+        await board.rounds.get()
+        assert caplog.text.count("discovery by peers.json does not work now") == 1
+        (tmp_path / "file").unlink()
+        for _ in range(2):
+            board.turns.put_nowait(None)
+        for _ in range(2):
+            await board.rounds.get()
+    assert await asyncio.to_thread(load_peers, tmp_path / "file" / "below") == (KnownPeer("two", ("two:1",)),)
+
+
+async def test_no_method_ends_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    port = free_port()
+    board = Board(cluster_config(port), "one")
+
+    class Broken:
+        """A method with a defect."""
+
+        name = "broken"
+
+        async def turn(self) -> str:
+            raise ZeroDivisionError
+
+        async def close(self) -> None:
+            """Nothing to do."""
+
+    board.discovery._methods.append(Broken())
+    async with running(board):
+        await board.rounds.get()
+        for _ in range(4):
+            board.turns.put_nowait(None)
+            await board.rounds.get()
+        send(port, encode(Beacon("reef", "two", (), 1, 1), SECRET))
+        assert (await board.told.get()).node_id == "two"
+    assert caplog.text.count("discovery by broken does not work now") == 1
+
+
+async def test_in_a_flood_the_loop_answers_and_memory_stays_flat() -> None:
+    port = free_port()
+    board = Board(cluster_config(port), "one")
+    replay = encode(Beacon("reef", "two", ("two:1",), 5, 1), SECRET)
+    strangers = [
+        encode(Beacon("reef", f"n{number}", (), 1, 1), b"another secret of us") for number in range(50)
+    ]
+    noise = [b"SHB1" + bytes(65_000), b"SHB1" + bytes(1000), b"", replay, *strangers]
+    async with running(board):
+        send(port, replay)
+        assert (await board.told.get()).node_id == "two"
+        tracemalloc.start()
+        try:
+            flood = asyncio.create_task(asyncio.to_thread(send, port, *noise * 150))
+            turns = 0
+            while not flood.done():
+                await asyncio.sleep(0)
+                turns += 1
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert turns > 100
+        assert peak < 4_000_000
+        assert [peer.node_id for peer in board.discovery.peers()] == ["two"]
+        sequence = 1
+        while board.told.empty():  # the kernel drops what does not fit
+            sequence += 1
+            send(port, encode(Beacon("reef", "last", (), 1, sequence), SECRET))
+            await asyncio.sleep(0)
+        assert board.told.get_nowait().node_id == "last"
 
 
 class TestSecret:

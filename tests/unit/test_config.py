@@ -81,6 +81,7 @@ SAMPLES: dict[str, tuple[str, str, Any]] = {
     "discovery.port": ("5000", "5000", 5000),
     "discovery.multicast_addr": ('"239.1.2.3"', "239.1.2.3", "239.1.2.3"),
     "discovery.interval_ms": ("1000", "1000", 1000),
+    "discovery.k8s_service": ('"shoal.default.svc"', "shoal.default.svc", "shoal.default.svc"),
     "discovery.secret": (f'"{SECRET}"', SECRET, SECRET),
     "discovery.secret_file": ('"/secret"', "/secret", Path("/secret")),
 }
@@ -302,7 +303,8 @@ class TestErrors:
             ("bootstrap_expect = 3", "bootstrap_expect", "later release"),
             ('seeds = ["a:1"]', "seeds", "cluster"),
             ('mode = "cluster"', "discovery.secret", "discovery.secret_file"),
-            ('[discovery]\nmethods = ["mdns"]', "discovery.methods", "later release"),
+            ('mode = "cluster"\n[discovery]\nmethods = ["k8s"]', "discovery.k8s_service", "headless service"),
+            ('[discovery]\nk8s_service = "-x"', "discovery.k8s_service", "DNS name"),
             ("[discovery]\nmethods = [[]]", "discovery.methods", "multicast"),
             ('[discovery]\nmulticast_addr = "10.0.0.1"', "discovery.multicast_addr", "224.0.0.0"),
             ('[discovery]\nmulticast_addr = "239.0.0.256"', "discovery.multicast_addr", "224.0.0.0"),
@@ -369,5 +371,5 @@ def test_any_text_is_taken_or_refused_in_one_line_naming_the_key(key: Any, text:
 
 
 def test_a_list_says_that_it_may_be_empty() -> None:
-    with pytest.raises(ConfigError, match="one of multicast, static, or none alone"):
+    with pytest.raises(ConfigError, match="one of multicast, mdns, k8s, static, or none alone"):
         load({"discovery.methods": "carrier-pigeons"}, {}, None)

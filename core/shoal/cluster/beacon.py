@@ -19,7 +19,7 @@ ADDRESSES_MAX: Final = 8
 NODES_MAX: Final = 256
 
 _MAC_BYTES: Final = 32
-_TEXT_MAX: Final = 128
+TEXT_MAX: Final = 128
 
 
 class Beacon(msgspec.Struct, frozen=True, array_like=True):
@@ -39,6 +39,7 @@ class Peer(msgspec.Struct, frozen=True):
     node_id: str
     addresses: tuple[str, ...]
     heard_ms: int
+    method: str = "multicast"
 
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -77,7 +78,7 @@ def _sane(beacon: Beacon) -> bool:
     return (
         len(beacon.addresses) <= ADDRESSES_MAX
         and beacon.node_id != ""
-        and all(len(name) <= _TEXT_MAX and name.isprintable() for name in names)
+        and all(len(name) <= TEXT_MAX and name.isprintable() for name in names)
         and 0 <= beacon.boot_counter < 2**63
         and 0 <= beacon.sequence < 2**63
     )
@@ -95,10 +96,22 @@ class Peers:
         self._own_node_id = own_node_id
         self._expire_ms = expire_ms
         self._heard: dict[str, tuple[Beacon, int]] = {}  # by node id, the one longest silent first
+        self._least_boots: dict[str, int] = {}
+
+    def expect_boots(self, boots: dict[str, int]) -> None:
+        """Of these nodes, only beacons of that boot or a later one count: what an earlier start of ours has seen."""
+        self._least_boots = dict(boots)
+
+    def boot_of(self, node_id: str) -> int:
+        """The highest boot counter seen of a node, 0 without one."""
+        heard = self._heard.get(node_id)
+        return max(0 if heard is None else heard[0].boot_counter, self._least_boots.get(node_id, 0))
 
     def hear(self, beacon: Beacon, now_ms: int) -> Peer | None:
         """Remember a beacon; the peer if it is new, came back, or says something else than before."""
         before = self._heard.get(beacon.node_id)
+        if beacon.boot_counter < self._least_boots.get(beacon.node_id, 0):
+            return None
         if beacon.node_id == self._own_node_id or (
             before is not None and _order(beacon) <= _order(before[0])
         ):
