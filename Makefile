@@ -40,8 +40,8 @@ bench: $(BENCH)  ## Measure, and compare with fdatasync, raw SQLite and others. 
 test: $(DEV)  ## Every test. ARGS goes to pytest.
 	$(BIN)/pytest tests $(ARGS)
 
-.PHONY: unit property contract integration sim e2e fuzz
-unit property contract integration sim e2e fuzz: $(DEV)  ## The tests of one folder.
+.PHONY: unit property contract integration sim e2e fuzz evidence
+unit property contract integration sim e2e fuzz evidence: $(DEV)  ## The tests of one folder.
 	$(BIN)/pytest tests/$@ $(ARGS)
 
 .PHONY: power-cut
