@@ -27,11 +27,18 @@ Step = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class ScriptedBoard:
-    """Takes one step of its script for each request, the last one again and again."""
+    """Takes one step of its script for each request, the last one again and again.
+
+    What a client asks beside its calls is no part of the script: `GET /v1/cluster` is answered by `cluster`, as a
+    single board does where none is given, and `GET /livez` by `alive`.
+    """
 
     def __init__(self, *script: Step) -> None:
         self.script = list(script)
         self.seen: list[Seen] = []
+        self.asked_for_members = 0
+        self.cluster = problem(404, "not-found")
+        self.alive = answer({"status": "alive"})
         self.url = ""
         self._stack = AsyncExitStack()
 
@@ -50,6 +57,11 @@ class ScriptedBoard:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
+        if request.path == "/v1/cluster":
+            self.asked_for_members += 1
+            return await self.cluster(request)
+        if request.path == "/livez":
+            return await self.alive(request)
         self.seen.append(
             Seen(request.method, request.raw_path.partition("?")[0], request.query, request.headers, body)
         )

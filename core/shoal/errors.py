@@ -23,6 +23,7 @@
     │   ├── NoQuorum              no-quorum
     │   ├── ShuttingDown          shutting-down
     │   ├── Timeout               timeout
+    │   │   └── OutcomeUnknown    outcome-unknown        (client side: stored or not, nobody said)
     │   └── Unreachable           unreachable            (client side: no board answered)
     ├── StorageError              storage-error          the files are not what they must be
     │   ├── JournalCorrupt        journal-corrupt
@@ -247,6 +248,20 @@ class Timeout(Unavailable):
 
     code = "timeout"
     title = "No answer in time"
+
+
+class OutcomeUnknown(Timeout):
+    """A write was sent, and no answer says whether it was applied: it was, it was not, or it still will be.
+
+    `outcome` is always `unknown`; `__cause__` is the last failure. Of an append `facts["event_ids"]` names the events:
+    look for them, or append them again with these ids, which never stores anything twice.
+    """
+
+    code = "outcome-unknown"
+    title = "It is not known whether it was applied"
+
+    def __init__(self, detail: str = "", **facts: Any) -> None:
+        super().__init__(detail, **{**facts, "outcome": "unknown"})
 
 
 class Unreachable(Unavailable):

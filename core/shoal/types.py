@@ -24,6 +24,8 @@ CBOR: Final = "application/cbor"
 BINARY: Final = "application/octet-stream"
 
 Direction = Literal["forward", "backward"]
+Consistency = Literal["local", "leader", "linearizable"]
+"""How new a read must be: as this board has it, as the leader has it, or proven by a quorum to be the latest."""
 
 _decode_json = msgspec.json.decode
 

@@ -143,7 +143,7 @@ class Endless:
         self.waiting = threading.Event()
         self.cancelled = threading.Event()
 
-    async def get_version(self, stream_id: str) -> int:
+    async def get_version(self, stream_id: str, **_: object) -> int:
         await self._wait()
         return 0
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import random as chance
 from collections.abc import Awaitable, Callable
-from typing import Literal, Self
-from urllib.parse import quote, urlsplit
+from typing import Any, Literal, Self
+from urllib.parse import quote
 
 from shoal.client import wire
+from shoal.client.exchange import HttpExchange
+from shoal.client.members import is_base
 from shoal.client.retry import RetryPolicy
 from shoal.client.selections import BOUNDLESS, stream_path, whole
 from shoal.client.snapshots import RemoteSnapshots
@@ -22,9 +24,7 @@ from shoal.model.payload import check_stream_id
 from shoal.store.api import Snapshots, Streams, Subscriptions
 from shoal.tagged import read_tag
 from shoal.tokens import check_sendable
-from shoal.types import AggregateResult
-
-_SCHEMES = frozenset({"http", "https"})
+from shoal.types import AggregateResult, Consistency
 
 
 class RemoteStore:
@@ -44,17 +44,23 @@ class RemoteStore:
         finalize: bool = True,
         fold: Literal["left", "right"] = "left",
         at: int | None = None,
+        consistency: Consistency | None = None,
     ) -> AggregateResult:
         check_stream_id(stream_id, BOUNDLESS)
         params = {"finalize": "true" if finalize else "false", "fold": fold}
         if at is not None:
             params["at"] = str(whole(at, "at"))
         path = f"{stream_path(stream_id)}/aggregate"
-        reply = await self._transport.call(Request("GET", path, params=params))
+        reply = await self._transport.call(Request("GET", path, params=params, consistency=consistency))
         folded = wire.decode(reply.body, wire.FoldedAnswer)
         if finalize:
             return AggregateResult(folded.version, folded.state)
         return AggregateResult(folded.version, {key: read_tag(value) for key, value in folded.state.items()})
+
+    async def ask(self, method: str, path: str) -> dict[str, Any]:
+        """What a board answers to a request that changes nothing, such as `GET /v1/health`. Raises ShoalError."""
+        reply = await self._transport.call(Request(method, path, of_node=True))
+        return wire.decode(reply.body, dict[str, Any])
 
     async def close(self) -> None:
         """Close all connections; tails end with ShuttingDown."""
@@ -72,6 +78,7 @@ def connect(
     store: str = "main",
     token: str | None = None,
     timeout_ms: int = 5_000,
+    attempt_ms: int = 750,
     connect_timeout_ms: int = 1_000,
     heartbeat_timeout_ms: int = 45_000,
     retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - a frozen value
@@ -82,10 +89,11 @@ def connect(
 ) -> RemoteStore:
     """The store `store` on the boards at `urls`, any of which may be asked for anything.
 
-    A call takes at most `timeout_ms`, tries and pauses included; with several boards each gets an equal
-    share of it. A tail that hears nothing for `heartbeat_timeout_ms` connects anew; `on_tail` is told when a
-    tail has lost its board (why), and when it has one again (None). Nothing is sent before the first call.
-    Raises ConfigError.
+    There the members of their cluster are asked for, too. Reads take turns, writes go to the leader where one is
+    known. A call takes at most `timeout_ms`, tries and pauses included; when a board has said nothing for
+    `attempt_ms`, another one is asked too. A write that nobody confirms or denies is OutcomeUnknown. A tail that hears
+    nothing for `heartbeat_timeout_ms` connects anew; `on_tail` is told when a tail has lost its board (why), and when
+    it has one again (None). Nothing is sent before the first call. Raises ConfigError.
     """
     if not urls:
         raise ConfigError("urls", "give at least one, such as http://127.0.0.1:4589")
@@ -94,6 +102,7 @@ def connect(
     clock = clock or SystemClock()
     options = Options(
         timeout_ms=timeout_ms,
+        attempt_ms=attempt_ms,
         connect_timeout_ms=connect_timeout_ms,
         heartbeat_timeout_ms=heartbeat_timeout_ms,
         retry=retry,
@@ -103,16 +112,11 @@ def connect(
         on_tail=on_tail,
     )
     path = f"/v1/stores/{quote(store, safe='')}"
-    transport = Transport([_base(url) for url in urls], path, token, options)
+    transport = Transport([_base(url) for url in urls], path, HttpExchange(token), options)
     return RemoteStore(store, transport, EventIds(now_ms=lambda: clock.wall().epoch_us // 1000))
 
 
 def _base(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in _SCHEMES and parts.hostname and parts.port != 0
-    except ValueError:
-        good = False
-    if not good or parts.query or parts.fragment or parts.username is not None:
+    if not is_base(url):
         raise ConfigError("urls", f"{url!r} is not a board's address, such as http://board-1:4589")
     return url.rstrip("/")

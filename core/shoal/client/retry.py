@@ -10,13 +10,17 @@ import msgspec
 from shoal.errors import (
     ConditionFailed,
     EventIdReused,
+    NoLeader,
+    NoQuorum,
+    OutcomeUnknown,
     ShoalError,
     StreamTombstoned,
+    Unavailable,
     WrongExpectedVersion,
 )
 
-_DECIDED = (WrongExpectedVersion, ConditionFailed, EventIdReused, StreamTombstoned)
-"""What the store only answers after it looked up the event ids: an earlier try was not applied."""
+_ELECTION_PAUSES = 2
+"""How often the pause doubles while there is no leader: elections are short."""
 
 
 class Effect(Enum):
@@ -26,12 +30,17 @@ class Effect(Enum):
     """A read: may be repeated at will."""
     KEYED = "keyed"
     """A write that changes nothing more when repeated: by its event ids, its leases, or what it asks for."""
+    LEASED = "leased"
+    """It leases events, and what a lost answer leased runs out: may be repeated, and nobody need know its outcome."""
     ONCE = "once"
     """A write that must not run twice: repeated only when it was certainly not applied."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):
-    """Up to `attempts` tries; before try n + 1 a random pause of up to `base_ms * 2**n`, at most `max_ms`."""
+    """Up to `attempts` tries of each board; before the n-th round a random pause of up to `base_ms * 2**n`.
+
+    A pause is `max_ms` at most. Tries that find no leader do not count: an election is waited for until time is up.
+    """
 
     attempts: int = 5
     base_ms: int = 100
@@ -42,6 +51,17 @@ class RetryPolicy(msgspec.Struct, frozen=True):
         ceiling = min(self.max_ms, self.base_ms << min(failures - 1, 32))
         return int(ceiling / 2 + random() * ceiling / 2)
 
+    def pause_after(self, error: ShoalError, failures: int, random: Callable[[], float]) -> int:
+        """The pause after a round that ended with `error`; a busy board's own wish counts."""
+        if awaits_election(error):
+            failures = min(failures, _ELECTION_PAUSES)
+        return max(self.pause_ms(failures, random), int(error.facts.get("retry_after_ms", 0)))
+
+
+def awaits_election(error: ShoalError) -> bool:
+    """Whether a board answered that it is well and has no leader now."""
+    return isinstance(error, (NoLeader, NoQuorum))
+
 
 def may_repeat(error: ShoalError, effect: Effect) -> bool:
     """Whether the call that failed with `error` may be sent again."""
@@ -51,9 +71,27 @@ def may_repeat(error: ShoalError, effect: Effect) -> bool:
 
 
 def settle(error: ShoalError, effect: Effect, *, unknown_before: bool) -> ShoalError:
-    """The error to raise when no further try is made, its `outcome` covering all tries."""
+    """The error to raise when no further try is made, its `outcome` covering all tries.
+
+    OutcomeUnknown where the store might have said something, and did not.
+    """
     if effect is Effect.NONE:
         error.outcome = "not-applied"
-    elif unknown_before and not isinstance(error, _DECIDED):
+        return error
+    if unknown_before and not _decided(error):
         error.outcome = "unknown"
+    if error.outcome == "unknown" and effect is not Effect.LEASED and isinstance(error, Unavailable):
+        return OutcomeUnknown(
+            f"{error.detail}; look whether it was applied before you send it again", last=error.code
+        )
     return error
+
+
+def _decided(error: ShoalError) -> bool:
+    """Whether the store looked up the event ids, and what it found can never come to allow an earlier try.
+
+    A stream's versions only grow, but -1, -4 and a version not reached yet may be met another time.
+    """
+    if isinstance(error, WrongExpectedVersion):
+        return 0 <= error.expected < error.actual
+    return isinstance(error, (ConditionFailed, EventIdReused, StreamTombstoned))

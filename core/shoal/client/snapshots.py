@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from shoal.client import wire
+from shoal.client.exchange import Reply
 from shoal.client.retry import Effect
 from shoal.client.selections import BOUNDLESS, stream_path, whole
-from shoal.client.transport import Reply, Request, Transport
+from shoal.client.transport import Request, Transport
 from shoal.errors import NotFound
 from shoal.model.payload import check_stream_id, encode_metadata, encode_value
-from shoal.types import Snapshot
+from shoal.types import Consistency, Snapshot
 
 
 class RemoteSnapshots:
@@ -35,14 +36,16 @@ class RemoteSnapshots:
             Request("PUT", path, Effect.ONCE, body=body.raw, content_type=body.content_type)
         )
 
-    async def load(self, stream_id: str) -> Snapshot:
-        return _snapshot(await self._get(f"{_path(stream_id)}/latest"))
+    async def load(self, stream_id: str, *, consistency: Consistency | None = None) -> Snapshot:
+        return _snapshot(await self._get(f"{_path(stream_id)}/latest", consistency))
 
-    async def load_at(self, stream_id: str, version: int) -> Snapshot:
-        return _snapshot(await self._get(_path(stream_id, version)))
+    async def load_at(
+        self, stream_id: str, version: int, *, consistency: Consistency | None = None
+    ) -> Snapshot:
+        return _snapshot(await self._get(_path(stream_id, version), consistency))
 
-    async def list(self, stream_id: str) -> list[Snapshot]:
-        reply = await self._get(_path(stream_id))
+    async def list(self, stream_id: str, *, consistency: Consistency | None = None) -> list[Snapshot]:
+        reply = await self._get(_path(stream_id), consistency)
         return [found.snapshot() for found in wire.decode(reply.body, wire.Snapshots).snapshots]
 
     async def delete(self, stream_id: str) -> None:
@@ -51,23 +54,27 @@ class RemoteSnapshots:
     async def delete_at(self, stream_id: str, version: int) -> None:
         await self._transport.call(Request("DELETE", _path(stream_id, version), Effect.ONCE))
 
-    async def exists(self, stream_id: str) -> bool:
+    async def exists(self, stream_id: str, *, consistency: Consistency | None = None) -> bool:
         try:
-            await self.load(stream_id)
+            await self.load(stream_id, consistency=consistency)
         except NotFound:
             # The whole store may be missing, which is another thing: then this raises.
-            return bool(await self.list(stream_id))
+            return bool(await self.list(stream_id, consistency=consistency))
         return True
 
-    async def exists_at(self, stream_id: str, version: int) -> bool:
+    async def exists_at(
+        self, stream_id: str, version: int, *, consistency: Consistency | None = None
+    ) -> bool:
         try:
-            await self.load_at(stream_id, version)
+            await self.load_at(stream_id, version, consistency=consistency)
         except NotFound:
-            return any(found.version == version for found in await self.list(stream_id))
+            return any(
+                found.version == version for found in await self.list(stream_id, consistency=consistency)
+            )
         return True
 
-    async def _get(self, path: str) -> Reply:
-        return await self._transport.call(Request("GET", path))
+    async def _get(self, path: str, consistency: Consistency | None) -> Reply:
+        return await self._transport.call(Request("GET", path, consistency=consistency))
 
 
 def _path(stream_id: str, version: int | None = None) -> str:

@@ -7,12 +7,20 @@ from typing import Literal
 from urllib.parse import quote
 
 from shoal.client import wire
+from shoal.client.exchange import Reply
 from shoal.client.retry import Effect
 from shoal.client.selections import BOUNDLESS, as_query, filter_params, fits_parameters, stream_path, whole
 from shoal.client.tail import Tail
-from shoal.client.transport import Reply, Request, Transport
-from shoal.errors import InternalError, InvalidRequest, NotFound, StreamNotFound, StreamTombstoned
-from shoal.ids import EventIds
+from shoal.client.transport import Request, Transport
+from shoal.errors import (
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    OutcomeUnknown,
+    StreamNotFound,
+    StreamTombstoned,
+)
+from shoal.ids import EventIds, unpack
 from shoal.model.commands import ProposedEvent, Write
 from shoal.model.payload import check_stream_id, check_writable_stream_id, prepare_all
 from shoal.model.query import check_condition, check_filter, check_query, tags_filter, types_filter
@@ -24,6 +32,7 @@ from shoal.types import (
     AppendedMany,
     CaughtUp,
     Condition,
+    Consistency,
     Direction,
     Event,
     EventFilter,
@@ -47,9 +56,11 @@ class RemoteStreams:
 
     async def append(self, stream_id: str, expected_version: int, events: Sequence[NewEvent]) -> Appended:
         check_writable_stream_id(stream_id, BOUNDLESS)
-        prepared = self._prepare(events, "/events")
-        body = wire.append_body(prepared, whole(expected_version, "expected_version"))
-        reply = await self._post(stream_path(stream_id), body, Effect.KEYED)
+        write = Write(
+            stream_id, whole(expected_version, "expected_version"), self._prepare(events, "/events")
+        )
+        body = wire.append_body(write.events, write.expected_version)
+        reply = await self._append(stream_path(stream_id), body, [write])
         answer = wire.decode(reply.body, wire.AppendedAnswer)
         self._transport.saw(answer.position)
         return Appended(
@@ -68,7 +79,7 @@ class RemoteStreams:
             events = self._prepare(write.events, f"/writes/{index}/events")
             expected = whole(write.expected_version, f"/writes/{index}/expected_version")
             prepared.append(Write(write.stream_id, expected, events))
-        reply = await self._post("/append", wire.append_many_body(prepared, condition), Effect.KEYED)
+        reply = await self._append("/append", wire.append_many_body(prepared, condition), prepared)
         answer = wire.decode(reply.body, wire.AppendedManyAnswer)
         self._transport.saw(answer.position)
         return _appended_many(answer, prepared)
@@ -92,8 +103,10 @@ class RemoteStreams:
         start: int | None = None,
         count: int = 100,
         direction: Direction = "forward",
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Event]:
-        return (await self.read_page(stream_id, start, count, direction)).events
+        return (await self.read_page(stream_id, start, count, direction, consistency=consistency)).events
 
     async def read_page(
         self,
@@ -101,49 +114,69 @@ class RemoteStreams:
         start: int | None = None,
         count: int = 100,
         direction: Direction = "forward",
+        *,
+        consistency: Consistency | None = None,
     ) -> StreamPage:
         check_stream_id(stream_id, BOUNDLESS)
         params = {"limit": str(whole(count, "count")), "direction": direction}
         if start is not None:
             params["from"] = str(whole(start, "start"))
-        reply = await self._get(stream_path(stream_id), params)
+        reply = await self._get(stream_path(stream_id), params, consistency)
         page = wire.decode(reply.body, wire.StreamEvents)
         return StreamPage(page.stream_id, page.version, self._events(page.events), page.next)
 
-    async def read_event(self, stream_id: str, version: int) -> Event:
+    async def read_event(
+        self, stream_id: str, version: int, *, consistency: Consistency | None = None
+    ) -> Event:
         check_stream_id(stream_id, BOUNDLESS)
-        reply = await self._get(f"{stream_path(stream_id)}/{whole(version, 'version')}")
+        path = f"{stream_path(stream_id)}/{whole(version, 'version')}"
+        reply = await self._get(path, {}, consistency)
         return wire.decode(reply.body, wire.ReadEvent).event()
 
-    async def get_version(self, stream_id: str) -> int:
+    async def get_version(self, stream_id: str, *, consistency: Consistency | None = None) -> int:
         check_stream_id(stream_id, BOUNDLESS)
         try:
-            reply = await self._transport.call(Request("HEAD", stream_path(stream_id)))
+            reply = await self._transport.call(
+                Request("HEAD", stream_path(stream_id), consistency=consistency)
+            )
             return int(reply.headers.get("ETag", "").strip('"'))
         except (NotFound, InvalidRequest, InternalError, ValueError):
-            return await self._version_by_reading(stream_id)
+            return await self._version_by_reading(stream_id, consistency)
 
-    async def _version_by_reading(self, stream_id: str) -> int:
+    async def _version_by_reading(self, stream_id: str, consistency: Consistency | None) -> int:
         """An answer to HEAD cannot say what is wrong, one to GET can."""
         try:
-            return (await self.read_page(stream_id, None, 1, "backward")).version
+            page = await self.read_page(stream_id, None, 1, "backward", consistency=consistency)
         except (StreamNotFound, StreamTombstoned):
             return NO_STREAM
+        return page.version
 
-    async def exists(self, stream_id: str) -> bool:
-        return await self.get_version(stream_id) != NO_STREAM
+    async def exists(self, stream_id: str, *, consistency: Consistency | None = None) -> bool:
+        return await self.get_version(stream_id, consistency=consistency) != NO_STREAM
 
     # -- all streams -----------------------------------------------------------------------------
 
     async def read_all(
-        self, after: int | None = None, count: int = 100, direction: Direction = "forward"
+        self,
+        after: int | None = None,
+        count: int = 100,
+        direction: Direction = "forward",
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Event]:
-        return (await self.read_events(EventFilter(), after, count, direction)).events
+        return (
+            await self.read_events(EventFilter(), after, count, direction, consistency=consistency)
+        ).events
 
     async def read_by_event_types(
-        self, types: Sequence[str], count: int = 100, after: int | None = None
+        self,
+        types: Sequence[str],
+        count: int = 100,
+        after: int | None = None,
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Event]:
-        return (await self.read_events(types_filter(types), after, count)).events
+        return (await self.read_events(types_filter(types), after, count, consistency=consistency)).events
 
     async def read_by_tags(
         self,
@@ -151,13 +184,24 @@ class RemoteStreams:
         match: Literal["any", "all"] = "any",
         count: int = 100,
         after: int | None = None,
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Event]:
-        return (await self.read_events(tags_filter(tags, match), after, count)).events
+        return (
+            await self.read_events(tags_filter(tags, match), after, count, consistency=consistency)
+        ).events
 
-    async def query(self, query: Query, after: int | None = None, count: int = 100) -> EventsPage:
+    async def query(
+        self,
+        query: Query,
+        after: int | None = None,
+        count: int = 100,
+        *,
+        consistency: Consistency | None = None,
+    ) -> EventsPage:
         query = check_query(query, BOUNDLESS)
         body = wire.query_body(query, None if after is None else whole(after, "after"), whole(count, "count"))
-        return self._page(await self._post("/query", body, Effect.NONE))
+        return self._page(await self._post("/query", body, Effect.NONE, consistency))
 
     async def read_events(
         self,
@@ -165,16 +209,18 @@ class RemoteStreams:
         after: int | None = None,
         count: int = 100,
         direction: Direction = "forward",
+        *,
+        consistency: Consistency | None = None,
     ) -> EventsPage:
         selection = check_filter(selection, BOUNDLESS)
         if not fits_parameters(selection):
             if direction != "forward":
                 raise InvalidRequest("a query only reads forward over HTTP", pointer="direction")
-            return await self.query(as_query(selection), after, count)
+            return await self.query(as_query(selection), after, count, consistency=consistency)
         params = filter_params(selection) | {"limit": str(whole(count, "count")), "direction": direction}
         if after is not None:
             params["after"] = str(whole(after, "after"))
-        return self._page(await self._get("/events", params))
+        return self._page(await self._get("/events", params, consistency))
 
     def tail(
         self, selection: EventFilter, after: int | None = None, stream_id: str | None = None
@@ -186,11 +232,13 @@ class RemoteStreams:
         """The last position assigned."""
         return (await self.read_events(EventFilter(), count=1, direction="backward")).head
 
-    async def find_event(self, event_id: str, stream_id: str | None = None) -> Event:
+    async def find_event(
+        self, event_id: str, stream_id: str | None = None, *, consistency: Consistency | None = None
+    ) -> Event:
         if not event_id or event_id in {".", ".."}:
             raise InvalidRequest("event_id must not be empty, '.' or '..'", pointer="event_id")
         params = {} if stream_id is None else {"stream": stream_id}
-        reply = await self._get(f"/events/{quote(event_id, safe='')}", params)
+        reply = await self._get(f"/events/{quote(event_id, safe='')}", params, consistency)
         return wire.decode(reply.body, wire.ReadEvent).event()
 
     async def list_streams(
@@ -201,8 +249,9 @@ class RemoteStreams:
         count: int = 10_000,
         *,
         system: bool = False,
+        consistency: Consistency | None = None,
     ) -> list[str]:
-        page = await self.list_page(prefix, pattern, after, count, system=system)
+        page = await self.list_page(prefix, pattern, after, count, system=system, consistency=consistency)
         return [stream.stream_id for stream in page.streams]
 
     async def list_page(
@@ -213,6 +262,7 @@ class RemoteStreams:
         count: int = 100,
         *,
         system: bool = False,
+        consistency: Consistency | None = None,
     ) -> StreamsPage:
         given = {
             "prefix": prefix or None,
@@ -221,7 +271,7 @@ class RemoteStreams:
             "system": "true" if system else None,
         }
         params = {name: value for name, value in given.items() if value is not None}
-        reply = await self._get("/streams", params | {"limit": str(whole(count, "count"))})
+        reply = await self._get("/streams", params | {"limit": str(whole(count, "count"))}, consistency)
         page = wire.decode(reply.body, wire.StreamNames)
         return StreamsPage(page.streams, page.next)
 
@@ -231,12 +281,23 @@ class RemoteStreams:
         """The events with their ids: what is sent stays the same, however often it is sent."""
         return prepare_all(events, BOUNDLESS, self._ids, pointer)
 
-    async def _get(self, path: str, params: dict[str, str] | None = None) -> Reply:
-        return await self._transport.call(Request("GET", path, params=params or {}))
+    async def _get(self, path: str, params: dict[str, str], consistency: Consistency | None) -> Reply:
+        return await self._transport.call(Request("GET", path, params=params, consistency=consistency))
 
-    async def _post(self, path: str, body: wire.Body, effect: Effect) -> Reply:
+    async def _append(self, path: str, body: wire.Body, writes: Sequence[Write]) -> Reply:
+        try:
+            return await self._post(path, body, Effect.KEYED)
+        except OutcomeUnknown as error:
+            error.facts["event_ids"] = [unpack(event.event_id) for write in writes for event in write.events]
+            raise
+
+    async def _post(
+        self, path: str, body: wire.Body, effect: Effect, consistency: Consistency | None = None
+    ) -> Reply:
         return await self._transport.call(
-            Request("POST", path, effect, body=body.raw, content_type=body.content_type)
+            Request(
+                "POST", path, effect, body=body.raw, content_type=body.content_type, consistency=consistency
+            )
         )
 
     def _page(self, reply: Reply) -> EventsPage:

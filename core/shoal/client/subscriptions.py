@@ -8,9 +8,10 @@ from typing import Any
 from urllib.parse import quote
 
 from shoal.client import wire
+from shoal.client.exchange import Reply
 from shoal.client.retry import Effect
 from shoal.client.selections import BOUNDLESS, whole
-from shoal.client.transport import Options, Reply, Request, Transport
+from shoal.client.transport import Options, Request, Transport
 from shoal.errors import AlreadyExists, Forbidden, InvalidRequest, NotFound, ShoalError
 from shoal.model.definitions import make_definition, make_options
 from shoal.model.names import check_stream_id
@@ -27,6 +28,9 @@ from shoal.types import (
     SubscriptionStats,
     SubscriptionType,
 )
+
+PULL_SLICE_MS = 1_000
+"""How long one request of a pull waits where there are several boards: silence beyond that means something."""
 
 
 class _Endurance:
@@ -153,11 +157,29 @@ class RemoteSubscriptions:
         self, name: str, count: int = 100, wait_ms: int = 0, consumer: str = "default"
     ) -> builtins.list[Delivered]:
         wait_ms = whole(wait_ms, "wait_ms")
-        body = wire.plain_body({"count": whole(count, "count"), "wait_ms": wait_ms, "consumer": consumer})
-        reply = await self._transport.call(
-            # Leases of an answer that was lost run out, or end with this consumer.
-            Request("POST", f"{_path(name)}/pull", Effect.KEYED, body=body.raw, wait_ms=max(0, wait_ms))
-        )
+        fields = {"count": whole(count, "count"), "consumer": consumer}
+        while True:
+            # No longer at once than a board may be silent where another could take over.
+            slice_ms = min(wait_ms, PULL_SLICE_MS) if self._transport.several else wait_ms
+            wait_ms -= slice_ms
+            events = await self._pull_alone(name, fields | {"wait_ms": slice_ms})
+            if events or wait_ms <= 0:
+                return events
+
+    async def _pull_alone(self, name: str, fields: dict[str, Any]) -> builtins.list[Delivered]:
+        """A try whose answer was lost may still wait at the leader: then we are not alone until it ends."""
+        try:
+            return await self._pull(name, fields)
+        except AlreadyExists as error:
+            if error.outcome != "unknown":
+                raise
+        await self._transport.options.sleep(fields["wait_ms"] / 1000)
+        return await self._pull(name, fields)
+
+    async def _pull(self, name: str, fields: dict[str, Any]) -> builtins.list[Delivered]:
+        body, wait_ms = wire.plain_body(fields), max(0, fields["wait_ms"])
+        request = Request("POST", f"{_path(name)}/pull", Effect.LEASED, body=body.raw, wait_ms=wait_ms)
+        reply = await self._transport.call(request)
         return [event.event() for event in wire.decode(reply.body, wire.Pulled).events]
 
     async def ack(self, stream_id: str, name: str, event_number: int) -> int:

@@ -1,37 +1,25 @@
-"""Calls to the boards of one store: which board, how long, and whether to try again."""
+"""Calls to the boards of one store, and what is known of these: who leads, how new what was read is."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from io import BytesIO
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from shoal.client.boards import Board, Boards
-from shoal.client.problems import error_of
-from shoal.client.retry import Effect, RetryPolicy, may_repeat, settle
+from shoal.client.exchange import HttpExchange, Outgoing, Reply
+from shoal.client.members import Members, all_tls
+from shoal.client.retry import Effect, RetryPolicy
+from shoal.client.tries import Tries
 from shoal.clock import Clock
-from shoal.errors import (
-    NoLeader,
-    NoQuorum,
-    ShoalError,
-    ShuttingDown,
-    Timeout,
-    TooBusy,
-    Unreachable,
-)
-from shoal.types import JSON
+from shoal.errors import ShoalError, ShuttingDown, Timeout, Unreachable
+from shoal.types import JSON, Consistency
 
 if TYPE_CHECKING:
     import aiohttp
-    from yarl import URL
-
-EVENT_STREAM = "text/event-stream"
-_NEEDS_REST = (Unreachable, Timeout, ShuttingDown, NoLeader, NoQuorum)
-_LARGE_BYTES = 2**20
-_POSITION_HEADER = "Shoal-Position"
 
 
 def nobody_listens(_change: ShoalError | None) -> None:
@@ -42,6 +30,7 @@ class Options(msgspec.Struct, frozen=True):
     """How a remote store behaves; times in milliseconds. `clock`, `sleep`, `random` are time and randomness."""
 
     timeout_ms: int
+    attempt_ms: int
     connect_timeout_ms: int
     heartbeat_timeout_ms: int
     retry: RetryPolicy
@@ -52,7 +41,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Request(NamedTuple):
-    """One call; `path` is relative to the store and already percent-encoded.
+    """One call; `path` is relative to the store (or, with `of_node`, to the board) and already percent-encoded.
 
     `wait_ms` is how long a board may wait before it answers, in each try, beside the usual time.
     """
@@ -64,33 +53,30 @@ class Request(NamedTuple):
     body: bytes | None = None
     content_type: str = JSON
     wait_ms: int = 0
-
-
-class Reply(NamedTuple):
-    """A successful answer."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+    consistency: Consistency | None = None
+    of_node: bool = False
 
 
 class Transport:
-    """Sends requests to the boards; the connections are pooled, and closed by `close`."""
+    """Sends requests to the boards that `exchange` reaches; `close` closes it."""
 
-    def __init__(self, urls: list[str], store_path: str, token: str | None, options: Options) -> None:
+    def __init__(self, urls: list[str], store_path: str, exchange: HttpExchange, options: Options) -> None:
         self.boards = Boards(urls)
         self.options = options
         self.seen_position = 0
+        self.members = Members(self.boards, self._cluster, options.clock.monotonic_ms, tls=all_tls(urls))
         self._path = store_path
-        self._headers = {"Accept": JSON} | ({"Authorization": f"Bearer {token}"} if token else {})
-        self._session: aiohttp.ClientSession | None = None
-        self._closed = False
+        self._exchange = exchange
 
     async def close(self) -> None:
         """Close all connections; later calls raise ShuttingDown."""
-        self._closed = True
-        if self._session is not None:
-            await self._session.close()
+        await self.members.close()
+        await self._exchange.close()
+
+    @property
+    def several(self) -> bool:
+        """Whether there is another board to turn to."""
+        return len(self.boards) > 1
 
     def saw(self, position: int) -> None:
         """Remember a position: later reads, from whatever board, are at least as new."""
@@ -98,157 +84,92 @@ class Transport:
 
     async def call(self, request: Request) -> Reply:
         """Send until it succeeds, must not be repeated, or time and tries are used up. Raises ShoalError."""
-        options = self.options
-        deadline_ms = options.clock.monotonic_ms() + options.timeout_ms
-        tried: set[Board] = set()
-        unknown_before = False
-        for failures in range(1, options.retry.attempts + 1):
-            now_ms = options.clock.monotonic_ms()
-            board = self.boards.pick(now_ms, tried)
-            try:
-                return await self._once(board, request, deadline_ms - now_ms)
-            except ShoalError as error:
-                began_ms, now_ms = now_ms, options.clock.monotonic_ms()
-                deadline_ms += min(request.wait_ms, now_ms - began_ms)
-                if isinstance(error, _NEEDS_REST):
-                    self.boards.failed(board, now_ms)
-                tried.add(board)
-                pause_ms = self._pause_ms(error, failures, tried, now_ms)
-                last = failures == options.retry.attempts or now_ms + pause_ms >= deadline_ms
-                if last or not may_repeat(error, request.effect):
-                    raise settle(error, request.effect, unknown_before=unknown_before) from error.__cause__
-                unknown_before |= error.outcome == "unknown"
-            if pause_ms:
-                await options.sleep(pause_ms / 1000)
-        raise AssertionError("unreachable: the last try returns or raises")
+        self.members.freshen()
+        path = request.path if request.of_node else f"{self._path}{request.path}"
+        outgoing = Outgoing(request.method, path, self._params(request), request.body, request.content_type)
+
+        async def send(board: Board, answer_ms: int) -> Reply:
+            return await self._send(board, outgoing, answer_ms)
+
+        decided = request.effect is not Effect.NONE or request.consistency in {"leader", "linearizable"}
+        return await Tries(
+            self.boards,
+            self.options,
+            send,
+            self.members.doubted,
+            effect=request.effect,
+            wait_ms=request.wait_ms,
+            leader_first=decided,
+        ).run()
 
     @asynccontextmanager
     async def listen(
         self, board: Board, path: str, params: Mapping[str, str], last_id: str
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The chunks of one event stream of `board`; silence is broken off by the heartbeat timeout."""
-        import aiohttp
+        """The chunks of one event stream of `board`; silence is broken off by the heartbeat timeout.
 
+        Where there are other boards, one that is silent is asked whether it lives.
+        """
         options = self.options
-        timeout = aiohttp.ClientTimeout(
-            sock_connect=options.connect_timeout_ms / 1000, sock_read=options.heartbeat_timeout_ms / 1000
-        )
-        headers = self._headers | {"Accept": EVENT_STREAM, "Last-Event-ID": last_id}
-        try:
-            async with (await self._open()).get(
-                self._url(board, path), params=params, headers=headers, timeout=timeout, allow_redirects=False
-            ) as response:
-                if response.status != 200:
-                    raise error_of(response.status, await response.read())
-                self.boards.answered(board)
+        self.members.freshen()
+        async with self._exchange.listen(
+            board.url,
+            f"{self._path}{path}",
+            params,
+            last_id,
+            options.connect_timeout_ms,
+            options.heartbeat_timeout_ms,
+        ) as response:
+            self._answered(board, response.headers)
+            watching = asyncio.create_task(self._watch(board, response), name=f"watch {board.url}")
+            try:
                 yield response.content.iter_any()
-        except TimeoutError as error:
-            raise Timeout(f"{board.url} sent nothing for too long") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise _unreachable(board, error) from error
+            finally:
+                watching.cancel()
+                await asyncio.wait([watching])
 
-    async def _once(self, board: Board, request: Request, left_ms: int) -> Reply:
-        import aiohttp
+    async def _watch(self, board: Board, response: aiohttp.ClientResponse) -> None:
+        """Break the stream off when its board does not answer any more: it would send nothing, for ever."""
+        every_ms = self.options.attempt_ms
+        while True:
+            before = response.content.total_bytes
+            await asyncio.sleep(every_ms / 1000)
+            if response.content.total_bytes != before or not self.several:
+                continue
+            try:
+                await self._exchange.send(board.url, Outgoing("GET", "/livez"), every_ms, every_ms)
+            except (Timeout, Unreachable):
+                response.close()
+                return
+            except ShoalError:
+                continue
 
-        share_ms = max(1, min(left_ms, self.options.timeout_ms // len(self.boards)))
-        answer_ms = share_ms + request.wait_ms
-        headers = (
-            self._headers if request.body is None else self._headers | {"Content-Type": request.content_type}
-        )
-        timeout = aiohttp.ClientTimeout(
-            total=answer_ms / 1000, sock_connect=min(self.options.connect_timeout_ms, share_ms) / 1000
-        )
+    async def _cluster(self, board: Board) -> bytes:
+        limit_ms = self.options.attempt_ms
+        reply = await self._exchange.send(board.url, Outgoing("GET", "/v1/cluster"), limit_ms, limit_ms)
+        return reply.body
+
+    async def _send(self, board: Board, outgoing: Outgoing, answer_ms: int) -> Reply:
         try:
-            async with (await self._open()).request(
-                request.method,
-                self._url(board, request.path),
-                params=self._with_position(request, share_ms),
-                data=_payload(request.body),
-                headers=headers,
-                timeout=timeout,
-                allow_redirects=False,
-            ) as response:
-                body = await response.read()
-        except aiohttp.ConnectionTimeoutError as error:
-            raise _unreachable(board, error) from error
-        except TimeoutError as error:
-            detail = f"{board.url} did not answer within {answer_ms} ms"
-            raise Timeout(detail, outcome="unknown") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise _unreachable(board, error) from error
-        self.boards.answered(board)
-        self.saw(_position(response.headers))
-        if response.status >= 300:
-            raise _with_retry_after(error_of(response.status, body), response.headers)
-        return Reply(response.status, response.headers, body)
+            reply = await self._exchange.send(board.url, outgoing, answer_ms, self.options.connect_timeout_ms)
+        except (Timeout, Unreachable, ShuttingDown):
+            raise
+        except ShoalError:
+            self.boards.answered(board)
+            raise
+        self._answered(board, reply.headers)
+        return reply
 
-    def _with_position(self, request: Request, share_ms: int) -> Mapping[str, str]:
-        """Ask a board that may lag behind to catch up with what this client has seen."""
-        if request.effect is not Effect.NONE or len(self.boards) == 1 or not self.seen_position:
-            return request.params
-        waiting = {"wait_for": str(self.seen_position), "wait_ms": str(share_ms // 2)}
-        return {**request.params, **waiting}
+    def _answered(self, board: Board, headers: Mapping[str, str]) -> None:
+        self.boards.answered(board, headers.get("Shoal-Node"), headers.get("Shoal-Role"))
+        position = headers.get("Shoal-Position", "")
+        self.saw(int(position) if position.isascii() and position.isdigit() else 0)
 
-    def _pause_ms(self, error: ShoalError, failures: int, tried: set[Board], now_ms: int) -> int:
-        """None before a board that was not asked yet, else growing; a busy board's own wish counts."""
-        if not isinstance(error, TooBusy) and self.boards.fresh(now_ms, tried):
-            return 0
-        pause_ms = self.options.retry.pause_ms(failures, self.options.random)
-        return max(pause_ms, int(error.facts.get("retry_after_ms", 0)))
-
-    def _url(self, board: Board, path: str) -> URL:
-        from yarl import URL
-
-        return URL(f"{board.url}{self._path}{path}", encoded=True)
-
-    async def _open(self) -> aiohttp.ClientSession:
-        if self._closed:
-            raise ShuttingDown("this connection is closed; make another with shoal.connect")
-        if self._session is None:
-            import aiohttp
-
-            self._session = aiohttp.ClientSession(
-                cookie_jar=aiohttp.DummyCookieJar(), middlewares=(_send_once,), read_bufsize=2**18
-            )
-        return self._session
-
-
-async def _send_once(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Hide a lost connection from aiohttp, which would silently send PUT and DELETE once more."""
-    import aiohttp
-
-    try:
-        return await handler(request)
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise aiohttp.ClientConnectionError(str(error) or "the connection was closed") from error
-
-
-def _payload(body: bytes | None) -> bytes | BytesIO | None:
-    """A large body goes in pieces, so that it does not hold up the loop."""
-    return BytesIO(body) if body is not None and len(body) > _LARGE_BYTES else body
-
-
-def _unreachable(board: Board, error: Exception) -> Unreachable:
-    import aiohttp
-
-    unsent = isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
-    return Unreachable(
-        f"no answer from {board.url} ({str(error) or type(error).__name__}); is shoald running there?",
-        outcome="not-applied" if unsent else "unknown",
-    )
-
-
-def _position(headers: Mapping[str, str]) -> int:
-    text = headers.get(_POSITION_HEADER, "")
-    return int(text) if text.isascii() and text.isdigit() else 0
-
-
-def _with_retry_after(error: ShoalError, headers: Mapping[str, str]) -> ShoalError:
-    seconds = headers.get("Retry-After", "")
-    if seconds.isascii() and seconds.isdigit():
-        error.facts.setdefault("retry_after_ms", int(seconds) * 1000)
-    return error
+    def _params(self, request: Request) -> Mapping[str, str]:
+        """With how new the answer must be: as new as what this client has seen, where a board may lag behind."""
+        params = request.params
+        if request.consistency is not None:
+            params = {**params, "consistency": request.consistency}
+        if request.effect is not Effect.NONE or request.of_node or not self.several or not self.seen_position:
+            return params
+        return {**params, "wait_for": str(self.seen_position), "wait_ms": str(self.options.attempt_ms // 2)}

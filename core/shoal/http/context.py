@@ -24,6 +24,7 @@ from shoal.types import (
     AggregateResult,
     AppendedMany,
     Condition,
+    Consistency,
     Delivered,
     Limits,
     Subscription,
@@ -97,6 +98,7 @@ class ServedStore(Protocol):
         finalize: bool = True,
         fold: Literal["left", "right"] = "left",
         at: int | None = None,
+        consistency: Consistency | None = None,
     ) -> AggregateResult: ...
 
 

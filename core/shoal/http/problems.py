@@ -46,6 +46,7 @@ STATUS: Final[dict[str, int]] = {
     "no-quorum": 503,
     "shutting-down": 503,
     "timeout": 503,
+    "outcome-unknown": 503,
     "disk-full": 507,
 }
 """Code to status; a failed `If-Match` or `If-None-Match` turns `wrong-expected-version` into 412."""

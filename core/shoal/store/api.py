@@ -2,6 +2,9 @@
 
 `shoal.open` gives the embedded maker, `shoal.connect` the remote one; both pass the same contract
 tests. Versions: `NO_STREAM` -1, `ANY_VERSION` -2, `STREAM_EXISTS` -4, or an exact one >= 0.
+
+`consistency` of a read: `local` is what the board asked has, `leader` what its leader had when it answered,
+`linearizable` what a quorum vouches for. By default `leader` in a cluster; on one board all are the same.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from shoal.types import (
     Beginning,
     CaughtUp,
     Condition,
+    Consistency,
     Delivered,
     Direction,
     Event,
@@ -59,6 +63,8 @@ class Streams(Protocol):
         start: int | None = None,
         count: int = 100,
         direction: Direction = "forward",
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Event]:
         """Events from version `start` on (default: the beginning, backward: the head). Raises StreamNotFound."""
 
@@ -68,19 +74,33 @@ class Streams(Protocol):
         start: int | None = None,
         count: int = 100,
         direction: Direction = "forward",
+        *,
+        consistency: Consistency | None = None,
     ) -> StreamPage:
         """As `read`, with the stream's head version and where to go on."""
 
-    async def read_event(self, stream_id: str, version: int) -> Event:
+    async def read_event(
+        self, stream_id: str, version: int, *, consistency: Consistency | None = None
+    ) -> Event:
         """One event. Raises StreamNotFound, NotFound."""
 
     async def read_all(
-        self, after: int | None = None, count: int = 100, direction: Direction = "forward"
+        self,
+        after: int | None = None,
+        count: int = 100,
+        direction: Direction = "forward",
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Event]:
         """Events of all streams in position order, `after` exclusive."""
 
     async def read_by_event_types(
-        self, types: Sequence[str], count: int = 100, after: int | None = None
+        self,
+        types: Sequence[str],
+        count: int = 100,
+        after: int | None = None,
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Event]:
         """Events of any of `types`, in position order. An empty list is InvalidRequest."""
 
@@ -90,10 +110,19 @@ class Streams(Protocol):
         match: Literal["any", "all"] = "any",
         count: int = 100,
         after: int | None = None,
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Event]:
         """Events with any or all of `tags`, in position order. An empty list is InvalidRequest."""
 
-    async def query(self, query: Query, after: int | None = None, count: int = 100) -> EventsPage:
+    async def query(
+        self,
+        query: Query,
+        after: int | None = None,
+        count: int = 100,
+        *,
+        consistency: Consistency | None = None,
+    ) -> EventsPage:
         """Events that match `query`, in position order."""
 
     async def read_events(
@@ -102,6 +131,8 @@ class Streams(Protocol):
         after: int | None = None,
         count: int = 100,
         direction: Direction = "forward",
+        *,
+        consistency: Consistency | None = None,
     ) -> EventsPage:
         """The general read over all streams, of which the others are cases."""
 
@@ -114,13 +145,15 @@ class Streams(Protocol):
         `CaughtUp` once. A slow consumer reads from disk.
         """
 
-    async def find_event(self, event_id: str, stream_id: str | None = None) -> Event:
+    async def find_event(
+        self, event_id: str, stream_id: str | None = None, *, consistency: Consistency | None = None
+    ) -> Event:
         """The event of that id. Raises NotFound, Ambiguous (with `candidates`)."""
 
-    async def get_version(self, stream_id: str) -> int:
+    async def get_version(self, stream_id: str, *, consistency: Consistency | None = None) -> int:
         """The head version, -1 when the stream is missing or deleted."""
 
-    async def exists(self, stream_id: str) -> bool:
+    async def exists(self, stream_id: str, *, consistency: Consistency | None = None) -> bool:
         """Whether the stream has events that can be read."""
 
     async def list_streams(
@@ -131,6 +164,7 @@ class Streams(Protocol):
         count: int = 10_000,
         *,
         system: bool = False,
+        consistency: Consistency | None = None,
     ) -> list[str]:
         """Stream ids, sorted bytewise; `$` streams only with `system` (or a prefix that asks for them)."""
 
@@ -142,6 +176,7 @@ class Streams(Protocol):
         count: int = 100,
         *,
         system: bool = False,
+        consistency: Consistency | None = None,
     ) -> StreamsPage:
         """As `list_streams`, with versions and where to go on."""
 
@@ -167,13 +202,15 @@ class Snapshots(Protocol):
         StreamNotFound for a deleted stream, StreamTombstoned, and InvalidRequest for a version that was deleted.
         """
 
-    async def load(self, stream_id: str) -> Snapshot:
+    async def load(self, stream_id: str, *, consistency: Consistency | None = None) -> Snapshot:
         """The one with the highest version. Raises NotFound."""
 
-    async def load_at(self, stream_id: str, version: int) -> Snapshot:
+    async def load_at(
+        self, stream_id: str, version: int, *, consistency: Consistency | None = None
+    ) -> Snapshot:
         """The one of exactly that version. Raises NotFound."""
 
-    async def list(self, stream_id: str) -> list[Snapshot]:
+    async def list(self, stream_id: str, *, consistency: Consistency | None = None) -> list[Snapshot]:
         """All usable ones, ascending by version."""
 
     async def delete(self, stream_id: str) -> None:
@@ -182,10 +219,12 @@ class Snapshots(Protocol):
     async def delete_at(self, stream_id: str, version: int) -> None:
         """Delete one; fine when missing."""
 
-    async def exists(self, stream_id: str) -> bool:
+    async def exists(self, stream_id: str, *, consistency: Consistency | None = None) -> bool:
         """Whether the stream has a usable snapshot."""
 
-    async def exists_at(self, stream_id: str, version: int) -> bool:
+    async def exists_at(
+        self, stream_id: str, version: int, *, consistency: Consistency | None = None
+    ) -> bool:
         """Whether it has one of exactly that version."""
 
 
@@ -354,6 +393,7 @@ class Store(Protocol):
         finalize: bool = True,
         fold: Literal["left", "right"] = "left",
         at: int | None = None,
+        consistency: Consistency | None = None,
     ) -> AggregateResult:
         """Fold the stream (up to version `at`) from its latest usable snapshot.
 

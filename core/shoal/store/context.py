@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, get_args
 
 from shoal.accel.hash import partition_hash
-from shoal.errors import NoLeader, NotFound, ShoalError, ShuttingDown, Timeout
+from shoal.errors import InvalidRequest, NoLeader, NotFound, ShoalError, ShuttingDown, Timeout
 from shoal.ids import EventIds
 from shoal.model.commands import Command
 from shoal.store.memory import StoreMemory
 from shoal.store.ports import Queries, Reader
 from shoal.store.sequencer import Sequencer
-from shoal.types import Limits
+from shoal.types import Consistency, Limits
 
 T = TypeVar("T")
-Consistency = Literal["local", "leader", "linearizable"]
 ASK_AGAIN_S = 0.02
 
 
@@ -37,6 +36,8 @@ class Leadership(Protocol):
 
     async def read_index(self, *, confirmed: bool) -> int:
         """Up to which entry a read must have applied. Raises NoLeader."""
+
+_CONSISTENCIES: tuple[str, ...] = get_args(Consistency)
 
 
 class StoreContext:
@@ -108,13 +109,18 @@ class StoreContext:
         self.sequencer.hand_over()
         return await self.reader.run_on_writer(query, *arguments)
 
-    async def settle_reads(self, consistency: Consistency) -> None:
-        """Until what a read of this consistency must see is applied here. Raises NoLeader, Timeout.
+    async def settle_reads(self, consistency: Consistency | None) -> None:
+        """Until what a read of this consistency must see is applied here. Raises NoLeader, Timeout, InvalidRequest.
 
         `local` is whatever is here; `leader` everything that the leader knows to be committed; `linearizable` the
-        same of one that a quorum has confirmed meanwhile.
+        same of one that a quorum has confirmed meanwhile. None is `leader`.
         """
-        if consistency == "local" or (consistency == "leader" and self.leadership.serves):
+        if consistency is not None and consistency not in _CONSISTENCIES:
+            raise InvalidRequest(
+                f"consistency is {', '.join(_CONSISTENCIES[:-1])} or {_CONSISTENCIES[-1]}",
+                pointer="consistency",
+            )
+        if consistency == "local" or (consistency != "linearizable" and self.leadership.serves):
             return
         deadline_ms = self.now_ms() + self._timeout_ms
         while True:

@@ -13,7 +13,7 @@ from shoal.store.context import StoreContext
 from shoal.store.snapshots import LocalSnapshots
 from shoal.store.streams import LocalStreams
 from shoal.store.subscriptions import LocalSubscriptions
-from shoal.types import MAX_VERSION, AggregateResult, Event
+from shoal.types import MAX_VERSION, AggregateResult, Consistency, Event
 
 FOLD_PAGE = 1_000
 
@@ -46,6 +46,7 @@ class LocalStore:
         finalize: bool = True,
         fold: Literal["left", "right"] = "left",
         at: int | None = None,
+        consistency: Consistency | None = None,
     ) -> AggregateResult:
         """See shoal.store.api.Store."""
         if fold not in ("left", "right"):
@@ -53,6 +54,7 @@ class LocalStore:
         if at is not None:
             check_range("at", at, 0, MAX_VERSION)
         check_stream_id(stream_id, self._context.limits)
+        await self._context.settle_reads(consistency)
         head = (await self.streams.live_head(stream_id)).version
         last = head if at is None else min(at, head)
         if fold == "right":
@@ -65,7 +67,7 @@ class LocalStore:
         state: dict[str, Any] = aggregates.aggregate([], snapshot, finalize=False)
         at: int | None = 0 if snapshot is None else snapshot.version + 1
         while at is not None and at <= last:
-            page = await self.streams.read_page(stream_id, at, self._page)
+            page = await self.streams.read_page(stream_id, at, self._page, consistency="local")
             state = aggregates.foldl([event for event in page.events if event.version <= last], state)
             at = page.next
         return aggregates.finalize(state) if finalize else state
@@ -75,7 +77,7 @@ class LocalStore:
         state: dict[str, Any] = {}
         at: int | None = last
         while at is not None:
-            page = await self.streams.read_page(stream_id, at, self._page, "backward")
+            page = await self.streams.read_page(stream_id, at, self._page, "backward", consistency="local")
             ordered: list[Event] = page.events[::-1]
             state = aggregates.foldr(ordered, state)
             at = page.next

@@ -13,7 +13,7 @@ from shoal.model import payload
 from shoal.model.commands import DeleteSnapshots, SaveSnapshot
 from shoal.store.checks import check_range
 from shoal.store.context import StoreContext
-from shoal.types import MAX_VERSION, Snapshot
+from shoal.types import MAX_VERSION, Consistency, Snapshot
 
 
 class LocalSnapshots:
@@ -42,10 +42,10 @@ class LocalSnapshots:
         await self._context.submit(command, command.stream_id, size)
         self._observe(telemetry.SNAPSHOT_CREATED, command.stream_id, command.version, size, started)
 
-    async def load(self, stream_id: str) -> Snapshot:
+    async def load(self, stream_id: str, *, consistency: Consistency | None = None) -> Snapshot:
         """See shoal.store.api.Snapshots."""
         started = time.perf_counter_ns()
-        found = await self._find(stream_id, None, latest=True)
+        found = await self._find(stream_id, None, consistency, latest=True)
         if not found:
             raise NotFound(f"stream {stream_id!r} has no snapshot", stream_id=stream_id)
         snapshot = found[0]
@@ -53,10 +53,12 @@ class LocalSnapshots:
         self._observe(telemetry.SNAPSHOT_READ, stream_id, snapshot.version, size, started)
         return snapshot
 
-    async def load_at(self, stream_id: str, version: int) -> Snapshot:
+    async def load_at(
+        self, stream_id: str, version: int, *, consistency: Consistency | None = None
+    ) -> Snapshot:
         """See shoal.store.api.Snapshots."""
         check_range("version", version, 0, MAX_VERSION)
-        found = await self._find(stream_id, version, latest=False)
+        found = await self._find(stream_id, version, consistency, latest=False)
         if not found:
             raise NotFound(
                 f"stream {stream_id!r} has no snapshot of version {version}",
@@ -70,9 +72,9 @@ class LocalSnapshots:
         context = self._context
         return await context.read_applied(context.queries.covering_snapshot, stream_id, version)
 
-    async def list(self, stream_id: str) -> list[Snapshot]:
+    async def list(self, stream_id: str, *, consistency: Consistency | None = None) -> list[Snapshot]:
         """See shoal.store.api.Snapshots."""
-        return await self._find(stream_id, None, latest=False)
+        return await self._find(stream_id, None, consistency, latest=False)
 
     async def delete(self, stream_id: str) -> None:
         """See shoal.store.api.Snapshots."""
@@ -83,23 +85,28 @@ class LocalSnapshots:
         check_range("version", version, 0, MAX_VERSION)
         await self._delete(stream_id, version)
 
-    async def exists(self, stream_id: str) -> bool:
+    async def exists(self, stream_id: str, *, consistency: Consistency | None = None) -> bool:
         """See shoal.store.api.Snapshots."""
-        return bool(await self._find(stream_id, None, latest=True))
+        return bool(await self._find(stream_id, None, consistency, latest=True))
 
-    async def exists_at(self, stream_id: str, version: int) -> bool:
+    async def exists_at(
+        self, stream_id: str, version: int, *, consistency: Consistency | None = None
+    ) -> bool:
         """See shoal.store.api.Snapshots."""
         check_range("version", version, 0, MAX_VERSION)
-        return bool(await self._find(stream_id, version, latest=False))
+        return bool(await self._find(stream_id, version, consistency, latest=False))
 
     async def _delete(self, stream_id: str, version: int | None) -> None:
         context = self._context
         payload.check_writable_stream_id(stream_id, context.limits)
         await context.submit(DeleteSnapshots(context.name, stream_id, version), stream_id, 0)
 
-    async def _find(self, stream_id: str, version: int | None, *, latest: bool) -> builtins.list[Snapshot]:
+    async def _find(
+        self, stream_id: str, version: int | None, consistency: Consistency | None, *, latest: bool
+    ) -> builtins.list[Snapshot]:
         context = self._context
         payload.check_stream_id(stream_id, context.limits)
+        await context.settle_reads(consistency)
         return await context.read_applied(context.queries.snapshots, stream_id, version, latest)
 
     def _observe(

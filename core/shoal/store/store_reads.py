@@ -14,7 +14,7 @@ from shoal.store.context import StoreContext
 from shoal.store.pages import take
 from shoal.store.ports import Bounds
 from shoal.store.stream_reads import TAIL_PAGE
-from shoal.types import MAX_VERSION, Direction, Event, EventFilter, EventsPage, Query
+from shoal.types import MAX_VERSION, Consistency, Direction, Event, EventFilter, EventsPage, Query
 
 
 class StoreReads:
@@ -23,15 +23,27 @@ class StoreReads:
     _context: StoreContext
 
     async def read_all(
-        self, after: int | None = None, count: int = 100, direction: Direction = "forward"
+        self,
+        after: int | None = None,
+        count: int = 100,
+        direction: Direction = "forward",
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Event]:
         """See shoal.store.api.Streams."""
+        await self._context.settle_reads(consistency)
         return await self._read_up_to(EventFilter(), after, count, direction)
 
     async def read_by_event_types(
-        self, types: Sequence[str], count: int = 100, after: int | None = None
+        self,
+        types: Sequence[str],
+        count: int = 100,
+        after: int | None = None,
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Event]:
         """See shoal.store.api.Streams."""
+        await self._context.settle_reads(consistency)
         return await self._read_up_to(types_filter(types), after, count, "forward")
 
     async def read_by_tags(
@@ -40,20 +52,32 @@ class StoreReads:
         match: Literal["any", "all"] = "any",
         count: int = 100,
         after: int | None = None,
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Event]:
         """See shoal.store.api.Streams."""
+        await self._context.settle_reads(consistency)
         return await self._read_up_to(tags_filter(tags, match), after, count, "forward")
 
-    async def query(self, query: Query, after: int | None = None, count: int = 100) -> EventsPage:
+    async def query(
+        self,
+        query: Query,
+        after: int | None = None,
+        count: int = 100,
+        *,
+        consistency: Consistency | None = None,
+    ) -> EventsPage:
         """See shoal.store.api.Streams."""
-        return await self.read_events(query_filter(query), after, count)
+        return await self.read_events(query_filter(query), after, count, consistency=consistency)
 
     async def _read_up_to(
         self, selection: EventFilter, after: int | None, count: int, direction: Direction
     ) -> list[Event]:
         events: list[Event] = []
         while True:
-            page = await self.read_events(selection, after, count - len(events), direction)
+            page = await self.read_events(
+                selection, after, count - len(events), direction, consistency="local"
+            )
             events = page.events if not events else events + page.events
             done = page.next <= 1 if direction == "backward" else page.next >= page.head
             if done or len(events) >= count:
@@ -66,6 +90,8 @@ class StoreReads:
         after: int | None = None,
         count: int = 100,
         direction: Direction = "forward",
+        *,
+        consistency: Consistency | None = None,
     ) -> EventsPage:
         """See shoal.store.api.Streams."""
         context = self._context
@@ -73,7 +99,9 @@ class StoreReads:
         check_range("limit", count, 1, context.limits.page_events)
         if after is not None:
             check_range("after", after, 0, MAX_VERSION)
-        if is_backward(direction):
+        backward = is_backward(direction)
+        await context.settle_reads(consistency)
+        if backward:
             return await self._read_backward(selection, after, count)
         return await self._read_forward(selection, after or 0, count)
 
@@ -118,12 +146,15 @@ class StoreReads:
             rows, reached = page, page[-1][2]
         return EventsPage([Event(*row) for row in rows], head, reached)
 
-    async def find_event(self, event_id: str, stream_id: str | None = None) -> Event:
+    async def find_event(
+        self, event_id: str, stream_id: str | None = None, *, consistency: Consistency | None = None
+    ) -> Event:
         """See shoal.store.api.Streams."""
         context = self._context
         payload.check_event_id(event_id, context.limits)
         if stream_id is not None:
             payload.check_stream_id(stream_id, context.limits)
+        await context.settle_reads(consistency)
         rows = await context.read_applied(context.queries.events_of_id, pack(event_id), stream_id)
         if not rows:
             raise NotFound(f"no event has the id {event_id!r}", event_id=event_id)
@@ -141,6 +172,6 @@ class StoreReads:
         """Pages for ever; with the head when it is reached, for the caller to wait beyond."""
         count = min(TAIL_PAGE, self._context.limits.page_events)
         while True:
-            page = await self.read_events(selection, at, count)
+            page = await self.read_events(selection, at, count, consistency="local")
             at = max(at, page.next)
             yield page.events, max(at, page.head) if at >= page.head else None

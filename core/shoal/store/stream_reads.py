@@ -13,7 +13,16 @@ from shoal.store.checks import check_range, is_backward
 from shoal.store.context import StoreContext
 from shoal.store.pages import take
 from shoal.store.ports import Bounds
-from shoal.types import MAX_VERSION, NO_STREAM, Direction, Event, StreamInfo, StreamPage, StreamsPage
+from shoal.types import (
+    MAX_VERSION,
+    NO_STREAM,
+    Consistency,
+    Direction,
+    Event,
+    StreamInfo,
+    StreamPage,
+    StreamsPage,
+)
 from shoal.wildcard import compile_wildcard
 
 TAIL_PAGE = 500
@@ -30,12 +39,15 @@ class StreamReads:
         start: int | None = None,
         count: int = 100,
         direction: Direction = "forward",
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Event]:
         """See shoal.store.api.Streams."""
+        await self._context.settle_reads(consistency)
         events: list[Event] = []
         at: int | None = start
         while True:
-            page = await self.read_page(stream_id, at, count - len(events), direction)
+            page = await self.read_page(stream_id, at, count - len(events), direction, consistency="local")
             events = page.events if not events else events + page.events
             at = page.next
             if at is None or len(events) >= count:
@@ -47,6 +59,8 @@ class StreamReads:
         start: int | None = None,
         count: int = 100,
         direction: Direction = "forward",
+        *,
+        consistency: Consistency | None = None,
     ) -> StreamPage:
         """See shoal.store.api.Streams."""
         context = self._context
@@ -55,6 +69,7 @@ class StreamReads:
         if start is not None:
             check_range("from", start, 0, MAX_VERSION)
         check_range("limit", count, 1, context.limits.page_events)
+        await context.settle_reads(consistency)
         if not telemetry.enabled_any(telemetry.STREAM_READ):
             return await self._read_page(stream_id, start, count, backward=backward)
         with telemetry.Span(
@@ -112,24 +127,27 @@ class StreamReads:
         memory = self._context.memory
         return memory.head(stream_id) if memory.knows(stream_id) else found
 
-    async def read_event(self, stream_id: str, version: int) -> Event:
+    async def read_event(
+        self, stream_id: str, version: int, *, consistency: Consistency | None = None
+    ) -> Event:
         """See shoal.store.api.Streams."""
-        page = await self.read_page(stream_id, version, 1)
+        page = await self.read_page(stream_id, version, 1, consistency=consistency)
         if not page.events or page.events[0].version != version:
             raise NotFound(
                 f"stream {stream_id!r} has no event {version}", stream_id=stream_id, version=version
             )
         return page.events[0]
 
-    async def get_version(self, stream_id: str) -> int:
+    async def get_version(self, stream_id: str, *, consistency: Consistency | None = None) -> int:
         """See shoal.store.api.Streams."""
         payload.check_stream_id(stream_id, self._context.limits)
+        await self._context.settle_reads(consistency)
         head = await self._head(stream_id)
         return NO_STREAM if head is None else head.actual
 
-    async def exists(self, stream_id: str) -> bool:
+    async def exists(self, stream_id: str, *, consistency: Consistency | None = None) -> bool:
         """See shoal.store.api.Streams."""
-        return await self.get_version(stream_id) != NO_STREAM
+        return await self.get_version(stream_id, consistency=consistency) != NO_STREAM
 
     # -- listing and deleting --------------------------------------------------------------------
 
@@ -141,9 +159,10 @@ class StreamReads:
         count: int = 10_000,
         *,
         system: bool = False,
+        consistency: Consistency | None = None,
     ) -> list[str]:
         """See shoal.store.api.Streams."""
-        page = await self.list_page(prefix, pattern, after, count, system=system)
+        page = await self.list_page(prefix, pattern, after, count, system=system, consistency=consistency)
         return [stream.stream_id for stream in page.streams]
 
     async def list_page(
@@ -154,6 +173,7 @@ class StreamReads:
         count: int = 100,
         *,
         system: bool = False,
+        consistency: Consistency | None = None,
     ) -> StreamsPage:
         """See shoal.store.api.Streams."""
         context = self._context
@@ -161,6 +181,7 @@ class StreamReads:
         for name, value in (("prefix", prefix or None), ("pattern", pattern), ("after", after)):
             if value is not None:
                 payload.check_stream_id(value, context.limits, name)
+        await context.settle_reads(consistency)
         changed = context.memory.changed_heads()
         limit = count + len(changed)  # those may be listed no more
         stored = await context.reader.run(context.queries.streams, prefix, pattern, after, limit, system)

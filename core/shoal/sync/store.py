@@ -15,6 +15,7 @@ from shoal.sync.streams import Snapshots, Streams
 from shoal.sync.subscriptions import Subscriptions
 from shoal.types import (
     AggregateResult,
+    Consistency,
 )
 
 
@@ -41,8 +42,11 @@ class Store:
         finalize: bool = True,
         fold: Literal["left", "right"] = "left",
         at: int | None = None,
+        consistency: Consistency | None = None,
     ) -> AggregateResult:
-        return self._loop.call(self._store.aggregate(stream_id, finalize=finalize, fold=fold, at=at))
+        return self._loop.call(
+            self._store.aggregate(stream_id, finalize=finalize, fold=fold, at=at, consistency=consistency)
+        )
 
     def close(self) -> None:
         """Close the store and end the thread; fine when it is closed."""

@@ -13,6 +13,7 @@ from shoal.types import (
     AppendedMany,
     CaughtUp,
     Condition,
+    Consistency,
     Direction,
     Event,
     EventFilter,
@@ -81,8 +82,10 @@ class Streams:
         start: int | None = None,
         count: int = 100,
         direction: Direction = "forward",
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Event]:
-        return self._call(self._streams.read(stream_id, start, count, direction))
+        return self._call(self._streams.read(stream_id, start, count, direction, consistency=consistency))
 
     def read_page(
         self,
@@ -90,21 +93,35 @@ class Streams:
         start: int | None = None,
         count: int = 100,
         direction: Direction = "forward",
+        *,
+        consistency: Consistency | None = None,
     ) -> StreamPage:
-        return self._call(self._streams.read_page(stream_id, start, count, direction))
+        return self._call(
+            self._streams.read_page(stream_id, start, count, direction, consistency=consistency)
+        )
 
-    def read_event(self, stream_id: str, version: int) -> Event:
-        return self._call(self._streams.read_event(stream_id, version))
+    def read_event(self, stream_id: str, version: int, *, consistency: Consistency | None = None) -> Event:
+        return self._call(self._streams.read_event(stream_id, version, consistency=consistency))
 
     def read_all(
-        self, after: int | None = None, count: int = 100, direction: Direction = "forward"
+        self,
+        after: int | None = None,
+        count: int = 100,
+        direction: Direction = "forward",
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Event]:
-        return self._call(self._streams.read_all(after, count, direction))
+        return self._call(self._streams.read_all(after, count, direction, consistency=consistency))
 
     def read_by_event_types(
-        self, types: Sequence[str], count: int = 100, after: int | None = None
+        self,
+        types: Sequence[str],
+        count: int = 100,
+        after: int | None = None,
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Event]:
-        return self._call(self._streams.read_by_event_types(types, count, after))
+        return self._call(self._streams.read_by_event_types(types, count, after, consistency=consistency))
 
     def read_by_tags(
         self,
@@ -112,11 +129,20 @@ class Streams:
         match: Literal["any", "all"] = "any",
         count: int = 100,
         after: int | None = None,
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Event]:
-        return self._call(self._streams.read_by_tags(tags, match, count, after))
+        return self._call(self._streams.read_by_tags(tags, match, count, after, consistency=consistency))
 
-    def query(self, query: Query, after: int | None = None, count: int = 100) -> EventsPage:
-        return self._call(self._streams.query(query, after, count))
+    def query(
+        self,
+        query: Query,
+        after: int | None = None,
+        count: int = 100,
+        *,
+        consistency: Consistency | None = None,
+    ) -> EventsPage:
+        return self._call(self._streams.query(query, after, count, consistency=consistency))
 
     def read_events(
         self,
@@ -124,20 +150,26 @@ class Streams:
         after: int | None = None,
         count: int = 100,
         direction: Direction = "forward",
+        *,
+        consistency: Consistency | None = None,
     ) -> EventsPage:
-        return self._call(self._streams.read_events(selection, after, count, direction))
+        return self._call(
+            self._streams.read_events(selection, after, count, direction, consistency=consistency)
+        )
 
     def tail(self, selection: EventFilter, after: int | None = None, stream_id: str | None = None) -> Tail:
         return Tail(self._loop, self._streams.tail(selection, after, stream_id))
 
-    def find_event(self, event_id: str, stream_id: str | None = None) -> Event:
-        return self._call(self._streams.find_event(event_id, stream_id))
+    def find_event(
+        self, event_id: str, stream_id: str | None = None, *, consistency: Consistency | None = None
+    ) -> Event:
+        return self._call(self._streams.find_event(event_id, stream_id, consistency=consistency))
 
-    def get_version(self, stream_id: str) -> int:
-        return self._call(self._streams.get_version(stream_id))
+    def get_version(self, stream_id: str, *, consistency: Consistency | None = None) -> int:
+        return self._call(self._streams.get_version(stream_id, consistency=consistency))
 
-    def exists(self, stream_id: str) -> bool:
-        return self._call(self._streams.exists(stream_id))
+    def exists(self, stream_id: str, *, consistency: Consistency | None = None) -> bool:
+        return self._call(self._streams.exists(stream_id, consistency=consistency))
 
     def list_streams(
         self,
@@ -147,8 +179,11 @@ class Streams:
         count: int = 10_000,
         *,
         system: bool = False,
+        consistency: Consistency | None = None,
     ) -> list[str]:
-        return self._call(self._streams.list_streams(prefix, pattern, after, count, system=system))
+        return self._call(
+            self._streams.list_streams(prefix, pattern, after, count, system=system, consistency=consistency)
+        )
 
     def list_page(
         self,
@@ -158,8 +193,11 @@ class Streams:
         count: int = 100,
         *,
         system: bool = False,
+        consistency: Consistency | None = None,
     ) -> StreamsPage:
-        return self._call(self._streams.list_page(prefix, pattern, after, count, system=system))
+        return self._call(
+            self._streams.list_page(prefix, pattern, after, count, system=system, consistency=consistency)
+        )
 
     def delete(self, stream_id: str, *, hard: bool = False, expected_version: int = ANY_VERSION) -> None:
         self._call(self._streams.delete(stream_id, hard=hard, expected_version=expected_version))
@@ -177,14 +215,14 @@ class Snapshots:
     ) -> None:
         self._call(self._snapshots.save(stream_id, version, data, metadata))
 
-    def load(self, stream_id: str) -> Snapshot:
-        return self._call(self._snapshots.load(stream_id))
+    def load(self, stream_id: str, *, consistency: Consistency | None = None) -> Snapshot:
+        return self._call(self._snapshots.load(stream_id, consistency=consistency))
 
-    def load_at(self, stream_id: str, version: int) -> Snapshot:
-        return self._call(self._snapshots.load_at(stream_id, version))
+    def load_at(self, stream_id: str, version: int, *, consistency: Consistency | None = None) -> Snapshot:
+        return self._call(self._snapshots.load_at(stream_id, version, consistency=consistency))
 
-    def list(self, stream_id: str) -> list[Snapshot]:
-        return self._call(self._snapshots.list(stream_id))
+    def list(self, stream_id: str, *, consistency: Consistency | None = None) -> list[Snapshot]:
+        return self._call(self._snapshots.list(stream_id, consistency=consistency))
 
     def delete(self, stream_id: str) -> None:
         self._call(self._snapshots.delete(stream_id))
@@ -192,8 +230,8 @@ class Snapshots:
     def delete_at(self, stream_id: str, version: int) -> None:
         self._call(self._snapshots.delete_at(stream_id, version))
 
-    def exists(self, stream_id: str) -> bool:
-        return self._call(self._snapshots.exists(stream_id))
+    def exists(self, stream_id: str, *, consistency: Consistency | None = None) -> bool:
+        return self._call(self._snapshots.exists(stream_id, consistency=consistency))
 
-    def exists_at(self, stream_id: str, version: int) -> bool:
-        return self._call(self._snapshots.exists_at(stream_id, version))
+    def exists_at(self, stream_id: str, version: int, *, consistency: Consistency | None = None) -> bool:
+        return self._call(self._snapshots.exists_at(stream_id, version, consistency=consistency))

@@ -186,13 +186,16 @@ class MemoryStreams:
             raise AssertionError("an append always has a result")  # noqa: TRY004 - no caller's mistake
         return result
 
-    async def read(
-        self, stream_id: str, start: int | None = None, count: int = 100, direction: Direction = "forward"
-    ) -> list[Event]:
-        return (await self.read_page(stream_id, start, count, direction)).events
+    async def read(self, stream_id: str, *window: Any, **given: Any) -> list[Event]:
+        return (await self.read_page(stream_id, *window, **given)).events
 
     async def read_page(
-        self, stream_id: str, start: int | None = None, count: int = 100, direction: Direction = "forward"
+        self,
+        stream_id: str,
+        start: int | None = None,
+        count: int = 100,
+        direction: Direction = "forward",
+        **_: Any,
     ) -> StreamPage:
         head = self._head(stream_id)
         rows = [row for row in self._memory.readable() if row[0] == stream_id]
@@ -203,7 +206,7 @@ class MemoryStreams:
         following = rows[count][1] if len(rows) > count else None
         return StreamPage(stream_id, head.version, [Event(*row) for row in rows[:count]], following)
 
-    async def read_event(self, stream_id: str, version: int) -> Event:
+    async def read_event(self, stream_id: str, version: int, **_: Any) -> Event:
         self._head(stream_id)
         for row in self._memory.readable():
             if row[0] == stream_id and row[1] == version:
@@ -218,13 +221,11 @@ class MemoryStreams:
             raise StreamNotFound(stream_id)
         return head
 
-    async def read_all(
-        self, after: int | None = None, count: int = 100, direction: Direction = "forward"
-    ) -> list[Event]:
-        return (await self.read_events(EventFilter(), after, count, direction)).events
+    async def read_all(self, *window: Any, **given: Any) -> list[Event]:
+        return (await self.read_events(EventFilter(), *window, **given)).events
 
     async def read_by_event_types(
-        self, types: Sequence[str], count: int = 100, after: int | None = None
+        self, types: Sequence[str], count: int = 100, after: int | None = None, **_: Any
     ) -> list[Event]:
         return (await self.read_events(types_filter(types), after, count)).events
 
@@ -234,10 +235,11 @@ class MemoryStreams:
         match: Literal["any", "all"] = "any",
         count: int = 100,
         after: int | None = None,
+        **_: Any,
     ) -> list[Event]:
         return (await self.read_events(tags_filter(tags, match), after, count)).events
 
-    async def query(self, query: Query, after: int | None = None, count: int = 100) -> EventsPage:
+    async def query(self, query: Query, after: int | None = None, count: int = 100, **_: Any) -> EventsPage:
         return await self.read_events(query_filter(query), after, count)
 
     async def read_events(
@@ -246,6 +248,7 @@ class MemoryStreams:
         after: int | None = None,
         count: int = 100,
         direction: Direction = "forward",
+        **_: Any,
     ) -> EventsPage:
         matches = compile_filter(check_filter(selection, self._limits))
         head = self._memory.state.position
@@ -280,7 +283,7 @@ class MemoryStreams:
                 while memory.changes == changes:
                     await memory.grown.wait()
 
-    async def find_event(self, event_id: str, stream_id: str | None = None) -> Event:
+    async def find_event(self, event_id: str, stream_id: str | None = None, **_: Any) -> Event:
         packed = pack(event_id)
         found = [row for row in self._memory.readable() if row[3] == packed and stream_id in (None, row[0])]
         if not found:
@@ -290,23 +293,15 @@ class MemoryStreams:
             raise Ambiguous(f"{len(found)} streams hold the id {event_id!r}", candidates=candidates)
         return Event(*found[0])
 
-    async def get_version(self, stream_id: str) -> int:
+    async def get_version(self, stream_id: str, **_: Any) -> int:
         head = self._memory.head(stream_id)
         return -1 if head is None else head.actual
 
-    async def exists(self, stream_id: str) -> bool:
+    async def exists(self, stream_id: str, **_: Any) -> bool:
         return await self.get_version(stream_id) >= 0
 
-    async def list_streams(
-        self,
-        prefix: str = "",
-        pattern: str | None = None,
-        after: str | None = None,
-        count: int = 10_000,
-        *,
-        system: bool = False,
-    ) -> list[str]:
-        page = await self.list_page(prefix, pattern, after, count, system=system)
+    async def list_streams(self, *window: Any, **given: Any) -> list[str]:
+        page = await self.list_page(*window, **given)
         return [info.stream_id for info in page.streams]
 
     async def list_page(
@@ -317,6 +312,7 @@ class MemoryStreams:
         count: int = 100,
         *,
         system: bool = False,
+        **_: Any,
     ) -> StreamsPage:
         matches = compile_wildcard("*" if pattern is None else pattern)
         found = [
@@ -359,13 +355,13 @@ class MemorySnapshots:
         """Save a snapshot whose payload is checked and encoded already."""
         await self._memory.run(command)
 
-    async def load(self, stream_id: str) -> Snapshot:
+    async def load(self, stream_id: str, **_: Any) -> Snapshot:
         found = await self.list(stream_id)
         if not found:
             raise NotFound(f"stream {stream_id!r} has no snapshot", stream_id=stream_id)
         return found[-1]
 
-    async def load_at(self, stream_id: str, version: int) -> Snapshot:
+    async def load_at(self, stream_id: str, version: int, **_: Any) -> Snapshot:
         try:
             return self._memory.saved[stream_id, version]
         except KeyError:
@@ -373,7 +369,7 @@ class MemorySnapshots:
                 f"stream {stream_id!r} has no snapshot at {version}", stream_id=stream_id, version=version
             ) from None
 
-    async def list(self, stream_id: str) -> list[Snapshot]:
+    async def list(self, stream_id: str, **_: Any) -> list[Snapshot]:
         return [self._memory.saved[key] for key in sorted(self._memory.saved) if key[0] == stream_id]
 
     async def delete(self, stream_id: str) -> None:
@@ -382,10 +378,10 @@ class MemorySnapshots:
     async def delete_at(self, stream_id: str, version: int) -> None:
         await self._memory.run(DeleteSnapshots(self._memory.name, stream_id, version))
 
-    async def exists(self, stream_id: str) -> bool:
+    async def exists(self, stream_id: str, **_: Any) -> bool:
         return bool(await self.list(stream_id))
 
-    async def exists_at(self, stream_id: str, version: int) -> bool:
+    async def exists_at(self, stream_id: str, version: int, **_: Any) -> bool:
         return (stream_id, version) in self._memory.saved
 
 
@@ -422,6 +418,7 @@ class MemoryStore:
         finalize: bool = True,
         fold: Literal["left", "right"] = "left",
         at: int | None = None,
+        **_: Any,
     ) -> AggregateResult:
         page = await self.streams.read_page(stream_id, 0, MAX_VERSION)
         events = [event for event in page.events if at is None or event.version <= at]
