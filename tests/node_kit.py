@@ -113,7 +113,7 @@ def submit(store: Any, command: Any) -> asyncio.Future[Any]:
 
 async def settle(node: Node) -> None:
     """Wait until the writer thread has applied what was answered."""
-    node._sequencer.hand_over()
+    node.sequencer.hand_over()
     done = asyncio.get_running_loop().create_future()
     node._writer_worker.submit(lambda: None, done.set_result)
     await done
@@ -122,13 +122,13 @@ async def settle(node: Node) -> None:
 async def hold_reserve(node: Node) -> bool:
     """Set the reserve aside now, on the thread that does so."""
     done = asyncio.get_running_loop().create_future()
-    node._helper_worker.submit(node._reserve.hold, done.set_result)
+    node.helper.submit(node._reserve.hold, done.set_result)
     return await done
 
 
 async def commit(node: Node) -> None:
     """Commit what is open, and let the loop hear of it."""
-    node._sequencer.hand_over()
+    node.sequencer.hand_over()
     node._writer.commit()
     await settle(node)
     for _ in range(3):

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Self
 
 import msgspec
 
 from shoal import telemetry
-from shoal.address import reachable_addresses
 from shoal.cluster import promise
+from shoal.cluster.addresses import reachable_addresses
 from shoal.cluster.bootstrap import Bootstrap, Candidate
 from shoal.cluster.frames import FrameError, pack, unpack
 from shoal.cluster.identity import Identity
@@ -25,8 +25,7 @@ from shoal.cluster.transport import Transport
 from shoal.cluster.views import cluster_view
 from shoal.cluster.words import PROTOCOL_VERSION, Hello, PeerSeen
 from shoal.config import Config
-from shoal.errors import ConfigError, InvalidRequest, NotFound
-from shoal.model.commands import FEATURE_LEVEL
+from shoal.errors import ConfigError, InvalidRequest, NoLeader, NotFound
 from shoal.node import Node
 from shoal.raft import membership
 from shoal.raft.errors import ChangeRefused
@@ -36,6 +35,9 @@ from shoal.storage.workers import run_job
 from shoal.store.forwarding import Forward, Refused
 
 TICK_S: Final = 1.0
+DEFAULT_PEER_LISTEN: Final = "0.0.0.0:4590"
+FEATURE_LEVEL: Final = 1
+"""Which entries this release understands."""
 CAUGHT_UP_ENTRIES: Final = 64
 """A learner that lacks no more than this becomes a voter."""
 HAND_OVER_S: Final = 2.0
@@ -99,8 +101,8 @@ class ClusterNode:
         self._url = urls[0] if urls else ""
         driver, node = self._driver, self.node
         driver.peers = _Wire(self.transport)
-        node.sequencer.refuse = lambda node_id, refused: driver.peers.send(node_id, refused)
-        node.on_change.append(self._on_change)
+        node.sequencer.followers.refuse = driver.peers.send
+        node.leadership.on_change.append(self._on_change)
         if not self._configuration.members and self.config.bootstrap_expect > 1:
             await self._begin_bootstrap()
         self._on_change()
@@ -232,7 +234,7 @@ class ClusterNode:
         message = unpack(value, AnyMessage)
         if isinstance(message, Forward):
             try:
-                self.node.sequencer.take_forwarded(sender, message)
+                self.node.sequencer.followers.take(sender, message)
             except ValueError as error:
                 raise FrameError(str(error)) from error
         elif isinstance(message, Refused):
@@ -339,7 +341,7 @@ class ClusterNode:
             for change in self._due_changes():
                 await self._driver.change(change)
                 return
-        except (ChangeRefused, NoLeaderError) as error:
+        except (ChangeRefused, NoLeader) as error:
             _log.info("members: %s", error)
 
     def _due_changes(self) -> Iterable[Configuration]:
@@ -351,7 +353,7 @@ class ClusterNode:
                 yield membership.with_member(configuration, told)
             matched = followers.get(member.node_id, (0, 0))[0]
             lag = self._driver.commit_index - matched
-            if not member.voter and not member.stays_learner and 0 < matched and lag <= CAUGHT_UP_ENTRIES:
+            if not member.voter and not member.stays_learner and matched > 0 and lag <= CAUGHT_UP_ENTRIES:
                 yield membership.with_voter(configuration, member.node_id)
 
     def _told(self, member: Member) -> Member:

@@ -31,7 +31,6 @@ from shoal.types import (
     Beginning,
     Direction,
     Event,
-    NewEvent,
     Snapshot,
     Subscription,
     SubscriptionType,

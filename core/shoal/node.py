@@ -20,8 +20,9 @@ from shoal import telemetry
 from shoal.clock import Clock
 from shoal.cluster.driver import RaftDriver, found_group, read_start
 from shoal.config import Config
-from shoal.errors import DiskFull, ShoalError, ShuttingDown
+from shoal.errors import DiskFull, ShuttingDown
 from shoal.ids import EventIds
+from shoal.leadership import Leadership
 from shoal.model.event_time import EventTime
 from shoal.raft.log import Member
 from shoal.raft.node import RaftNode
@@ -54,50 +55,21 @@ def _nothing() -> None:
     """A job that only waits its turn."""
 
 
-class _Leadership:
-    """See shoal.store.context.Leadership. Everything committed before this node led is decided when it serves."""
-
-    def __init__(self, driver: RaftDriver, sequencer: Sequencer) -> None:
-        self._driver = driver
-        self._sequencer = sequencer
-
-    @property
-    def term(self) -> int:
-        return self._driver.term
-
-    @property
-    def serves(self) -> bool:
-        driver = self._driver
-        return driver.serves and self._sequencer.applied_term == driver.term
-
-    @property
-    def leader(self) -> str | None:
-        return self._driver.leader
-
-    async def read_index(self, *, confirmed: bool) -> int:
-        return await self._driver.read_index(confirmed=confirmed)
-
-
 class Node:
     """A running node. `failed` gets an exception when the storage can no longer be trusted: end the process."""
 
     def __init__(self, config: Config, means: Means) -> None:
         self.config = config
-        self._means = means
+        self.means = means
         self._started_at = time.monotonic()
         self._readers: dict[str, StoreReaders] = {}
         self._closed = False
-        self._led = False
-        self._leader: str | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._locks: list[Lock] = []
         self._opened: Opened | None = None
         self._loop = asyncio.get_running_loop()
         self._verifying = asyncio.Lock()
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self.notes: list[str] = []
-        self.on_change: list[Callable[[], None]] = []
-        """Called when role, leader, term or members may have changed."""
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -120,24 +92,24 @@ class Node:
         return node
 
     def _make_workers(self) -> None:
-        make = self._means.workers
+        make = self.means.workers
         stores = self.config.stores
         self._journal_worker = make("journal", 1)
         self._writer_worker = make("writer", 1)
         self._reader_worker = make("reader", max(self.config.store(s.name).reader_pool_size for s in stores))
-        self._helper_worker = make("helper", 1)
+        self.helper = make("helper", 1)
         self._fetch_worker, self._conditions_worker = make("fetch", 1), make("conditions", 1)
 
     async def _open(self) -> None:
         config = self.config
-        self._reserve = Reserve(self._means.files, config.data_dir, config.storage.reserve_bytes)
+        self._reserve = Reserve(self.means.files, config.data_dir, config.storage.reserve_bytes)
         self._room = Room(
             self._reserve,
             config.data_dir,
-            self._helper_worker,
+            self.helper,
             wanted_bytes=config.storage.reserve_bytes,
             refuse=self._refuse_appends,
-            failed=self._fail,
+            failed=self.fail,
         )
         opened: Opened = await run_job(self._writer_worker, self._recover)
         self._opened = opened
@@ -147,13 +119,13 @@ class Node:
         self._make_pipeline()
         self._make_stores()
         for name, store in self._engine.stores.items():
-            self._sequencer.stores[name] = StoreMemory(store.state, subscriptions=store.subscriptions())
+            self.sequencer.stores[name] = StoreMemory(store.state, subscriptions=store.subscriptions())
             self._stores.serve(name)
         self.driver.start()
-        self._helper_worker.submit(self._journal.prepare_spare, self._on_journal_job)
+        self.helper.submit(self._journal.prepare_spare, self._on_journal_job)
         self._room.keep()
         if self.driver.core.is_alone:
-            await self._made
+            await self.leadership.made
 
     async def _make_driver(self) -> RaftDriver:
         """The consensus of what the journal holds; a board alone begins its group."""
@@ -163,20 +135,18 @@ class Node:
             alone = [Member(own.node_id, own.incarnation)]
             await run_job(self._journal_worker, partial(found_group, journal, alone))
         start = await run_job(self._journal_worker, partial(read_start, journal, self._engine.applied_index))
-        self._random = Random(int.from_bytes(self._means.entropy(8)))  # noqa: S311 - spreads elections
-        clock = self._means.clock
-        core = RaftNode(own, start, journal.hard_state, random=self._random, now_ms=clock.monotonic_ms())
-        driver = RaftDriver(
+        self.random = Random(int.from_bytes(self.means.entropy(8)))  # noqa: S311 - spreads elections
+        clock = self.means.clock
+        core = RaftNode(own, start, journal.hard_state, random=self.random, now_ms=clock.monotonic_ms())
+        return RaftDriver(
             core,
             journal,
             self._journal_worker,
             clock,
             own=own,
             give_reserve=self._room.give,
-            failed=self._fail,
+            failed=self.fail,
         )
-        driver.changed = self._on_changed
-        return driver
 
     def _take_locks(self) -> None:
         """Of the data directory, and of those that stores have of their own."""
@@ -188,14 +158,14 @@ class Node:
         storage = self.config.storage
         recover = partial(
             open_storage,
-            self._means.files,
+            self.means.files,
             self.config.data_dir,
             Settings(
                 storage.commit_rows,
                 storage.commit_bytes,
                 storage.cache_bytes,
                 storage.wal_limit_bytes,
-                self._means.vfs,
+                self.means.vfs,
             ),
             self._new_identity,
             segment_bytes=storage.segment_bytes,
@@ -214,14 +184,14 @@ class Node:
         except Exception as error:
             if not is_disk_full(error):
                 raise
-            free = self._means.files.free_bytes(self.config.data_dir)
+            free = self.means.files.free_bytes(self.config.data_dir)
             raise DiskFull(
                 f"{self.config.data_dir}: {free:,} bytes are free, too few to start; free some space, then start again"
             ) from error
 
     def _make_pipeline(self) -> None:
         storage = self.config.storage
-        self._ids = EventIds(self._means.entropy, now_ms=self._means.clock.epoch_ms)
+        self._ids = EventIds(self.means.entropy, now_ms=self.means.clock.epoch_ms)
         self._writer = Writer(
             self._engine,
             self._journal,
@@ -229,11 +199,11 @@ class Node:
             commit_interval_ms=storage.commit_interval_ms,
             committed=self._on_committed,
             resumed=self._on_resumed,
-            failed=self._fail,
+            failed=self.fail,
             full=self._room.none,
             release_reserve=self._reserve.release,
         )
-        self._sequencer = Sequencer(
+        self.sequencer = Sequencer(
             consensus=self.driver,
             applier=self._writer,
             fetcher=ReadSetFetcher(
@@ -243,38 +213,40 @@ class Node:
                 writer=self._writer,
                 engine=self._engine,
             ),
-            clock=self._means.clock,
+            clock=self.means.clock,
             event_time=EventTime(),
             forwarding=Forwarding(
-                self.driver.own.node_id, int.from_bytes(self._means.entropy(6)) << 14, self._send_forward
+                self.driver.own.node_id, int.from_bytes(self.means.entropy(6)) << 14, self._send_forward
             ),
-            failed=self._fail,
+            failed=self.fail,
         )
-        self._sequencer.begin_after(self._engine.applied_index, self._engine.applied_term)
-        self._sequencer.term_began = self._on_changed
-        self.driver.take = self._sequencer.take
+        self.sequencer.begin_after(self._engine.applied_index, self._engine.applied_term)
+        self.driver.take = self.sequencer.take
 
     def _send_forward(self, leader: str, value: Any) -> bool:
         return self.driver.peers.send(leader, value, bulk=True)
 
     def _make_stores(self) -> None:
+        wanted = [store.name for store in self.config.stores]
+        self.leadership = Leadership(self.driver, self.sequencer, wanted)
+        self.driver.changed = self.sequencer.term_began = self.leadership.changed
         self._stores = Stores(
             self.config,
             engine=self._engine,
-            sequencer=self._sequencer,
+            sequencer=self.sequencer,
             writer=self._writer,
             readers=self._readers,
             reader_worker=self._reader_worker,
             ids=self._ids,
-            clock=self._means.clock,
-            leadership=_Leadership(self.driver, self._sequencer),
-            vfs=self._means.vfs,
-            failed=self._fail,
+            clock=self.means.clock,
+            leadership=self.leadership,
+            vfs=self.means.vfs,
+            failed=self.fail,
         )
-        self._made: asyncio.Future[None] = self._loop.create_future()
+        self.leadership.begin(self._stores)
 
     def _new_identity(self) -> Identity:
-        draw = self._means.entropy
+        draw = self.means.entropy
         return Identity(
             self.config.cluster_id or draw(8).hex(),
             self.config.node_id or f"{platform.node() or 'node'}-{draw(3).hex()}",
@@ -308,59 +280,21 @@ class Node:
         """Drop a store and its events for ever; fine when another call does so meanwhile. Raises NotFound."""
         await self._stores.drop(name)
 
-    # -- leading ---------------------------------------------------------------------------------
-
-    def _on_changed(self) -> None:
-        """Role, leader, term or members may have changed."""
-        driver = self.driver
-        self._sequencer.resume()
-        if driver.leader != self._leader:
-            before, self._leader = self._leader, driver.leader
-            if driver.leader is not None:
-                telemetry.emit(
-                    telemetry.CLUSTER_LEADER_ELECTED,
-                    {"system_time": telemetry.system_time()},
-                    {"store_id": "*", "leader": driver.leader, "previous_leader": before},
-                )
-        leads = driver.serves and self._sequencer.applied_term == driver.term
-        if leads != self._led:
-            self._led = leads
-            self._stores.lead(leading=leads)
-            if leads:
-                task = self._loop.create_task(self._make_configured())
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-        for hear in self.on_change:
-            hear()
-
-    async def _make_configured(self) -> None:
-        """Make the stores of the configuration, which are not limited in number."""
-        try:
-            for wanted in self.config.stores:
-                if wanted.name not in self.stores:
-                    await self._stores.make(wanted.name)
-        except ShoalError as error:
-            if self.driver.core.is_alone and not self._made.done():
-                self._made.set_exception(error)
-            return  # whoever leads next makes them
-        if not self._made.done():
-            self._made.set_result(None)
-
     # -- housekeeping ----------------------------------------------------------------------------
 
     def _on_committed(self, report: Report) -> None:
         if self._closed:
             return
-        self._sequencer.committed(report.index, report.positions)
+        self.sequencer.committed(report.index, report.positions)
         if self._journal.droppable(self._needless(report.durable_index)):
             self._drop_through(report.durable_index)
         elif self._journal.droppable(self._needless(report.index)):
             self._writer.make_durable(self._on_durable)
         if self._journal.needs_spare():
-            self._helper_worker.submit(self._journal.prepare_spare, self._on_journal_job)
+            self.helper.submit(self._journal.prepare_spare, self._on_journal_job)
 
     def _on_resumed(self) -> None:
-        self._sequencer.resume()
+        self.sequencer.resume()
 
     def _on_durable(self, report: Report) -> None:
         if self._journal.droppable(self._needless(report.durable_index)) and not self._closed:
@@ -382,16 +316,17 @@ class Node:
 
     def _on_journal_job(self, outcome: object) -> None:
         if isinstance(outcome, BaseException):
-            self._fail(outcome)
+            self.fail(outcome)
 
     def _refuse_appends(self, full: DiskFull | None) -> None:
-        self._sequencer.disk_full = full
+        self.sequencer.disk_full = full
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """The node can no longer go on."""
         if is_corrupt(error):
-            self._helper_worker.submit(partial(mark_suspect, self._engine.directory))
+            self.helper.submit(partial(mark_suspect, self._engine.directory))
         error = explained(error, self._engine.directory)
-        self._sequencer.give_up(error)
+        self.sequencer.give_up(error)
         if not self.failed.done():
             self.failed.set_exception(error)
             self.failed.exception()  # whoever awaits it still gets it; nobody has to
@@ -409,16 +344,16 @@ class Node:
             "role": self.driver.role,
             "term": self.driver.term,
             "commit_index": self.driver.commit_index,
-            "applied_index": self._sequencer.applied_index,
+            "applied_index": self.sequencer.applied_index,
             "data_dir": str(self.config.data_dir),
-            "disk_full": self._sequencer.disk_full is not None,
+            "disk_full": self.sequencer.disk_full is not None,
             "uptime_s": round(time.monotonic() - self._started_at, 3),
         }
 
     def stats(self) -> dict[str, float]:
         """Plain counters for metrics."""
-        counters, journal = self._sequencer.counters, self._journal.stats
-        memories = self._sequencer.stores.values()
+        counters, journal = self.sequencer.counters, self._journal.stats
+        memories = self.sequencer.stores.values()
         return {
             "entries_total": counters.entries,
             "commands_total": counters.commands,
@@ -426,7 +361,7 @@ class Node:
             "event_bytes_total": sum(memory.bytes_appended for memory in memories),
             "conflicts_total": counters.conflicts,
             "refused_total": counters.refused,
-            "appends_waiting": self._sequencer.waiting,
+            "appends_waiting": self.sequencer.waiting,
             "writer_backlog_rows": self._writer.backlog,
             "journal_bytes_total": journal.bytes_appended,
             "journal_syncs_total": journal.batches,
@@ -445,16 +380,16 @@ class Node:
         Raises ShuttingDown when the node closes meanwhile.
         """
         async with self._verifying:
-            self._sequencer.hand_over()
+            self.sequencer.hand_over()
             self._writer.commit()
             await run_job(self._writer_worker, _nothing)
             found = Verification()
-            worker = self._means.workers("verify", 1)
+            worker = self.means.workers("verify", 1)
             try:
                 for name in list(self.stores):
                     path = self._engine.path_of(name)
                     look = partial(verify_file, path, name, found, progress=self._go_on, running=True)
-                    await run_job(worker, partial(look, vfs=self._means.vfs))
+                    await run_job(worker, partial(look, vfs=self.means.vfs))
             finally:
                 await asyncio.to_thread(worker.close)
         return found
@@ -481,7 +416,7 @@ class Node:
         self._room.close()
         await self._stores.close_subscriptions()
         if not self.failed.done():
-            await self._sequencer.close()
+            await self.sequencer.close()
         broken = self.failed.done()
         self.driver.stop()
         self._stores.close()
@@ -500,7 +435,7 @@ class Node:
     async def _stop_workers(self, last: Callable[[], object] = _nothing) -> None:
         """Let every thread finish its queue and end; `last` runs when only the writer's is left."""
         fetching = (self._reader_worker, self._fetch_worker, self._conditions_worker)
-        for worker in (*fetching, self._helper_worker, self._journal_worker):
+        for worker in (*fetching, self.helper, self._journal_worker):
             await run_job(self._writer_worker, worker.close)
         await run_job(self._writer_worker, last)
         await asyncio.to_thread(self._writer_worker.close)

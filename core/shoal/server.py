@@ -27,7 +27,7 @@ from shoal.clock import Clock, SystemClock
 from shoal.config import Config
 from shoal.errors import AlreadyExists, ConfigError, DataDirLocked, ShoalError
 from shoal.http import Connections, Service
-from shoal.node import Node
+from shoal.node import Means, Node
 from shoal.supervisor import Supervisor
 from shoal.tokens import TokenFile
 
@@ -47,10 +47,11 @@ _log = logging.getLogger(__name__)
 
 
 class Shoald:
-    """One running node with its HTTP. Use as `async with`."""
+    """One running node with its HTTP. Use as `async with`. The lab gives it `means` of its own."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, means: Means | None = None) -> None:
         self._config = config
+        self._means = means
         self._stack = AsyncExitStack()
         self.urls: list[str] = []
 
@@ -74,7 +75,7 @@ class Shoald:
         listener = await self._bind(tls)
         stack.callback(listener.close)
         clock = SystemClock()
-        self._node = await stack.enter_async_context(await Node.open(config, clock=clock))
+        self._node = await stack.enter_async_context(await Node.open(config, means=self._means, clock=clock))
         for note in self._node.notes:
             _log.warning("%s", note)
         self._service = Service(self._node, config, tokens, now_ms=lambda: clock.wall().epoch_us // 1000)
@@ -174,7 +175,7 @@ class Shoald:
         return f"shoald ready on {' '.join(self.urls)} store {' '.join(stores)} data {shown}"
 
 
-async def serve(config: Config, ready: Callable[[str], None] = print) -> None:
+async def serve(config: Config, ready: Callable[[str], None] = print, *, means: Means | None = None) -> None:
     """Run a node until SIGTERM or SIGINT; a second signal ends it at once. Raises ShoalError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -187,18 +188,23 @@ async def serve(config: Config, ready: Callable[[str], None] = print) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave)
-    async with Shoald(config) as shoald:
+    async with Shoald(config, means) as shoald:
         ready(shoald.ready_line())
         sys.stdout.flush()
         await shoald.run(stop)
 
 
-def run(config: Config) -> int:
+def run(
+    config: Config,
+    *,
+    means: Means | None = None,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
     """`serve` on a loop of its own; the result is the exit code. Errors go to stderr, in three lines at most."""
     configure_logging(config)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(config))
+        with asyncio.Runner(loop_factory=loop_factory or _loop_factory()) as runner:
+            runner.run(serve(config, means=means))
     except (ConfigError, DataDirLocked) as error:
         sys.stderr.write(f"shoald: {error}\n")
         return EXIT_USAGE

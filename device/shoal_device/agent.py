@@ -32,7 +32,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Example: python -m shoal_device.agent --node kitchen --interval 5. "
         "A token is taken from SHOAL_TOKEN. Exit codes: 0 stopped, 1 the store refused, 2 usage.",
     )
-    parser.add_argument("--url", default=os.environ.get("SHOAL_URL", DEFAULT_URL), help="the store's address")
+    parser.add_argument(
+        "--url",
+        default=os.environ.get("SHOAL_URL", DEFAULT_URL),
+        help="addresses of the store, spaces between",
+    )
     parser.add_argument("--store", default=os.environ.get("SHOAL_STORE", "main"), help="name of the store")
     parser.add_argument(
         "--node", default=socket.gethostname(), help="name of this board (default: host name)"
@@ -68,7 +72,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     )
     settings = Settings(node=arguments.node, interval_s=arguments.interval)
     token = os.environ.get("SHOAL_TOKEN")
-    async with shoal.connect(arguments.url, store=arguments.store, token=token) as store:
+    async with shoal.connect(*arguments.url.split(), store=arguments.store, token=token) as store:
         monitor = Monitor(store.streams, settings, surroundings)
         loop = asyncio.get_running_loop()
         for signal_number in (signal.SIGTERM, signal.SIGINT):

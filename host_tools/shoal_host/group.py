@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "db": "db:db",
     "delete": "delete:delete",
     "discover": "discover:discover",
+    "lab": "lab:lab",
     "query": "query:query",
     "read": "read:read",
     "snapshot": "snapshot:snapshot",

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +30,14 @@ _EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - a
 
 @dataclass(frozen=True, slots=True)
 class LocalNode:
-    """A running `shoald`."""
+    """A running `shoald`; `others` are addresses of boards that have the same store."""
 
     node_id: str
     url: str
     data_dir: Path
     child: Child
     token: OwnToken
+    others: tuple[str, ...] = ()
 
     def fields(self) -> dict[str, object]:
         """As `shoal up --json` shows it."""
@@ -90,20 +91,27 @@ def require_unused(data_dir: Path) -> None:
         raise ConfigError("--data-dir", f"{data_dir} is in use by another shoald: stop it, or choose another")
 
 
-async def start_node(data_dir: Path, listen: str, token: OwnToken, heard: Callable[[str], None]) -> LocalNode:
+async def start_node(
+    data_dir: Path,
+    listen: str,
+    token: OwnToken,
+    heard: Callable[[str], None],
+    *,
+    name: str = "shoald",
+    options: Sequence[str] = (),
+) -> LocalNode:
     """Start `shoald` and wait until it is ready. Raises Died, Unavailable."""
-    token.begin()
-    child = await Child.start(
-        "shoald",
-        ["-m", "shoal", "--data-dir", str(data_dir), "--listen", listen],
-        heard=heard,
-    )
+    await asyncio.to_thread(token.begin)
+    arguments = ["-m", "shoal", "--data-dir", str(data_dir), "--listen", listen, *options]
+    child = await Child.start(name, arguments, heard=heard)
     host, _, port = listen.rpartition(":")
     url = f"http://{_EVERYWHERE.get(host, host)}:{port}"
     try:
         info = await _until_ready(child, url, token.text)
     except Died as error:
-        if error.exit_code == ERROR:
+        if (
+            error.exit_code == ERROR and not options
+        ):  # one of a cluster must not be opened as if it were alone
             error.exit_code = await _code_of_opening(data_dir)
         raise
     except BaseException:
@@ -132,7 +140,8 @@ async def _code_of_opening(data_dir: Path) -> int:
 
 async def start_agent(node: LocalNode, interval_s: float, heard: Callable[[str], None]) -> Child:
     """Start the board agent beside `node`."""
-    arguments = ["-m", "shoal_device.agent", "--url", node.url, "--node", node.node_id]
+    urls = " ".join((node.url, *node.others))
+    arguments = ["-m", "shoal_device.agent", "--url", urls, "--node", node.node_id]
     environ = dict(os.environ) | ({"SHOAL_TOKEN": node.token.text} if node.token.text else {})
     return await Child.start(
         "board agent", [*arguments, "--interval", f"{interval_s:g}"], environ=environ, heard=heard

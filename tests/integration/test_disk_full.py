@@ -349,7 +349,7 @@ async def test_a_disk_that_others_fill_up(tiny_disk):
         assert not node.failed.done()
         (directory / "filler").unlink(missing_ok=True)
         files.free = None
-        if node._sequencer.disk_full is not None:
+        if node.sequencer.disk_full is not None:
             node._room._on_reserve(await hold_reserve(node))
         await store.streams.append("after", NO_STREAM, events(3, size=8_000))
         live = await everything(node)

@@ -288,7 +288,7 @@ def test_every_read_answers_the_same_wherever_the_last_commit_was(tmp_path_facto
                     await play(node, [turn], FakeClock())
                 if how == "database":
                     await commit(node)
-                    assert not node._sequencer.stores["main"]._rows
+                    assert not node.sequencer.stores["main"]._rows
                 answers.append(_timeless(await all_reads(node, draws)))
         assert answers[0] == answers[1] == answers[2]
 

@@ -129,7 +129,7 @@ async def test_a_lazy_ack_is_answered_at_once_and_stored_in_time_and_at_the_end(
         await subscriptions.update("sub", checkpoint_interval_ms=10)
         await append(node, 1)
         await subscriptions.ack_leases("sub", leases(await subscriptions.pull("sub")))
-        await until(lambda: node._sequencer.stores["main"].subscriptions["sub"].checkpoint == 4)
+        await until(lambda: node.sequencer.stores["main"].subscriptions["sub"].checkpoint == 4)
 
 
 async def test_acks_of_one_turn_share_an_entry(node, subscriptions):

@@ -226,7 +226,7 @@ def test_nothing_on_standard_input_is_nothing_to_append() -> None:
         (("tail", "s", "--type", "t"), None, "not both"),
         (("read", "s", "--count", "0"), None, "--count"),
         (("delete", "s", "--hard"), None, "say --yes"),
-        (("up", "--nodes", "3"), None, "cluster release"),
+        (("up", "--nodes", "3", "--listen", "127.0.0.1:65500"), None, "write a port up to"),
         (("up", "--listen", "nowhere"), None, "HOST:PORT"),
         (("up", "--listen", "127.0.0.1:0"), None, "from 1 to 65535"),
         (("nothing",), None, "No such command"),

@@ -31,7 +31,7 @@ from shoal_host.local_board import require_free
         (("bench", "--nope", "--json"), "usage-error"),
         (("append", "s", "t", "--json"), "usage-error"),
         (("append", "s", "t", "{", "--json"), "invalid-request"),
-        (("up", "--nodes", "3", "--json"), "config-error"),
+        (("up", "--listen", "127.0.0.1:0", "--json"), "config-error"),
     ],
 )
 def test_with_json_bad_usage_is_a_json_document_too(arguments: tuple[str, ...], code: str) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from shoal.address import split_address
-from shoal.cluster.durable import replace_file
+from shoal.cluster.durable import write_durably
 
 PEERS_FILE: Final = "peers.json"
 BOOTS_FILE: Final = "boots"
@@ -91,7 +91,7 @@ def load_peers(data_dir: Path) -> tuple[KnownPeer, ...]:
 def save_peers(data_dir: Path, peers: tuple[KnownPeer, ...]) -> None:
     """Write the file durably. Blocks. Raises OSError."""
     content = msgspec.json.format(msgspec.json.encode(_File(_FORMAT, peers)))
-    replace_file(data_dir / PEERS_FILE, content + b"\n")
+    write_durably(data_dir / PEERS_FILE, content + b"\n")
 
 
 def _is_usable(text: str) -> bool:
@@ -117,5 +117,5 @@ def next_boot(data_dir: Path) -> int:
         _log.warning("%s holds no number: boards that know this one hear its beacons late or never", path)
         before = 0
     boots = before + 1 if 0 <= before < 2**62 else 1
-    replace_file(path, b"%d\n" % boots)
+    write_durably(path, b"%d\n" % boots)
     return boots

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shoal.address import split_address
 from shoal.clock import Clock
+from shoal.cluster.addresses import interface_addresses
 from shoal.cluster.beacon import NODES_MAX, TEXT_MAX, Beacon, Peer
 
 if TYPE_CHECKING:
@@ -29,13 +30,6 @@ _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised, not
 _log: Final = logging.getLogger("shoal.discovery")
 
 
-def host_addresses() -> list[str]:
-    """The IPv4 addresses of this machine, loopback included. Blocks for a moment."""
-    import ifaddr
-
-    return sorted(str(ip.ip) for adapter in ifaddr.get_adapters() for ip in adapter.ips if ip.is_IPv4)
-
-
 class Mdns:
     """`own` is what this board says, or None to listen only; `on_peer` hears of each that is new or changed."""
 
@@ -46,7 +40,7 @@ class Mdns:
         own: Callable[[], Beacon | None],
         clock: Clock,
         on_peer: Callable[[Peer], None],
-        hosts: Callable[[], list[str]] = host_addresses,
+        hosts: Callable[[], list[str]] = interface_addresses,
     ) -> None:
         self._own = own
         self._clock = clock

@@ -1,7 +1,7 @@
 """The words of the replicated log: record kinds, hard state, configuration (Raft paper, figure 2).
 
-A store on one board is a group of one voter. Its journal already speaks these words, so that Raft
-takes the local driver's place without a migration.
+A store on one board is a group of one voter, whose journal speaks the same words: it becomes a cluster without a
+migration.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     """A member of the configuration: a node is (id, incarnation), so that a wiped board is a stranger.
 
     `key_hash` is the SHA-256 of its public key (DER); `addresses` are `HOST:PORT` where peers reach it, `url` is
-    where clients do. A learner has `voter` false; a witness votes and keeps entries, but no state machine.
+    where clients do. A learner has `voter` false, and becomes one when it has caught up unless
+    it `stays_learner`; a witness votes and keeps entries, but no state machine.
     """
 
     node_id: str
@@ -47,6 +48,7 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     addresses: tuple[str, ...] = ()
     url: str = ""
     witness: bool = False
+    stays_learner: bool = False
 
 
 class Configuration(msgspec.Struct, frozen=True, array_like=True):

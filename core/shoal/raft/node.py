@@ -11,7 +11,6 @@ Sources: "paper" is Ongaro and Ousterhout, In Search of an Understandable Consen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from random import Random
 
 from shoal.raft.election import Election
 from shoal.raft.entries import LogStart, LogView
@@ -35,14 +34,14 @@ from shoal.raft.messages import (
 )
 from shoal.raft.reads import Reads
 from shoal.raft.replication import Replication
-from shoal.raft.state import NEVER_MS, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, Own, State
+from shoal.raft.state import NEVER_MS, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, Draws, Own, State
 
 
 class RaftNode:
     """One member."""
 
     def __init__(
-        self, own: Own, start: LogStart, hard_state: HardState, *, random: Random, now_ms: int
+        self, own: Own, start: LogStart, hard_state: HardState, *, random: Draws, now_ms: int
     ) -> None:
         self._state = State(own, LogView(start), hard_state, random, now_ms)
         self._election = Election(self._state)

@@ -6,7 +6,7 @@ on stable storage before responding"), so whatever is sent while the hard state 
 
 from __future__ import annotations
 
-from random import Random
+from typing import Protocol
 
 import msgspec
 
@@ -21,6 +21,16 @@ TIMEOUT_MS_FIRST = 1_000
 NEVER_MS = 2**62
 
 
+class Draws(Protocol):
+    """Chance, as an argument."""
+
+    def randrange(self, stop: int, /) -> int:
+        """From 0 to below `stop`."""
+
+    def getrandbits(self, k: int, /) -> int:
+        """Below 2**k."""
+
+
 class Own(msgspec.Struct, frozen=True):
     """This member: a node id, and the life of its data directory."""
 
@@ -31,7 +41,7 @@ class Own(msgspec.Struct, frozen=True):
 class State:
     """Shared by election, following, replication and reads; `now_ms` is set at each call from outside."""
 
-    def __init__(self, own: Own, log: LogView, hard_state: HardState, random: Random, now_ms: int) -> None:
+    def __init__(self, own: Own, log: LogView, hard_state: HardState, random: Draws, now_ms: int) -> None:
         self.own = own
         self.log = log
         self.random = random

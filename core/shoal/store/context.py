@@ -37,6 +37,7 @@ class Leadership(Protocol):
     async def read_index(self, *, confirmed: bool) -> int:
         """Up to which entry a read must have applied. Raises NoLeader."""
 
+
 _CONSISTENCIES: tuple[str, ...] = get_args(Consistency)
 
 

@@ -18,12 +18,16 @@ from shoal.model.commands import (
     CreateStore,
     DeleteStream,
     DropStore,
+    Origin,
     Proposal,
     SaveSnapshot,
+    decode,
 )
 from shoal.model.machine import Change, Head, StoredId, StoreState, decide
 from shoal.model.subscriptions import SubscriptionState
-from shoal.store.lanes import Checked
+from shoal.raft.log import Kind
+from shoal.raft.messages import Entry
+from shoal.store.lanes import Checked, Pending
 from shoal.store.memory import StoreMemory
 from shoal.store.ports import Applier, ApplyEntry, Need, Proposed, ReadSet, StoreChanges
 from shoal.types import Query
@@ -51,8 +55,18 @@ class Decidable(msgspec.Struct, gc=False, eq=False):
     proposal: Proposal
     size: int
     futures: Sequence[asyncio.Future[Any] | None]
-    checked: Sequence[Checked | None]
+    checked: list[Checked | None]
     configuration: bytes | None = None
+
+
+def committed_entry(entry: Entry, answered: Callable[[Sequence[Origin]], Mapping[int, Pending]]) -> Decidable:
+    """An entry that came committed; `answered` finds who waits here for its commands. Raises CodecError."""
+    proposal = decode(entry.data) if entry.kind == Kind.NORMAL else Proposal(0, 0, [])
+    waiting = answered(proposal.origins) if proposal.origins else {}
+    places = range(len(proposal.commands))
+    futures = [waiting[place].future if place in waiting else None for place in places]
+    configuration = entry.data if entry.kind == Kind.CONFIGURATION else None
+    return Decidable(proposal, len(entry.data), futures, [None] * len(places), configuration)
 
 
 class _View:
@@ -100,6 +114,19 @@ class Decider:
         self.counters = Counters()
         self.applied_index = 0
         self.applied_term = 0
+        self.committed: tuple[int, dict[str, int]] | None = None
+        """The last entry that the database has, and the positions of the stores then."""
+
+    def forget_committed(self) -> None:
+        """What the database has may leave memory. Not while an entry is under way that was fetched for before."""
+        if self.committed is None:
+            return
+        index, positions = self.committed
+        self.committed = None
+        for name, position in positions.items():
+            memory = self.stores.get(name)
+            if memory is not None and index >= memory.since:  # not that of a dropped one of the same name
+                memory.forget(index, position)
 
     # -- read sets -------------------------------------------------------------------------------
 

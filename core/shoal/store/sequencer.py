@@ -38,21 +38,21 @@ from shoal.model.commands import (
     Proposal,
     SaveSnapshot,
     Settle,
-    decode,
     encode,
 )
 from shoal.model.event_time import EventTime
-from shoal.raft.log import Kind
 from shoal.raft.messages import Entry
 from shoal.store.conditions import Conditions, look_up
-from shoal.store.deciding import Counters, Decidable, Decider
-from shoal.store.forwarding import Forward, Forwarding, Refused, Taken, refusal
-from shoal.store.lanes import Checked, Lanes, PassedOn, Pending
+from shoal.store.deciding import Counters, Decidable, Decider, committed_entry
+from shoal.store.forwarding import Forwarding, Refused
+from shoal.store.from_followers import FromFollowers
+from shoal.store.lanes import Lanes, Pending
 from shoal.store.memory import StoreMemory
 from shoal.store.ports import Applier, Consensus, Fetcher, Proposed, ReadSet, Superseded
 
 BACKLOG_HIGH = 4_000
 SWEEP_MS = 50
+LANE_LIMIT = 1_000_000
 FORWARDED_MAX = 8_192
 """Commands that wait for the leader's word; more wait here."""
 
@@ -62,7 +62,6 @@ _NEEDS_ROOM = (Append, SaveSnapshot, CreateStore, CreateSubscription)
 """What is refused while the disk is full: everything else frees space, or settles what takes some."""
 _LEADERS = (Settle,)
 """What only the leader's own deliveries say: another leader knows nothing of them."""
-_EMPTY = Proposal(0, 0, [])
 
 
 class _UnderWay(msgspec.Struct, eq=False):
@@ -98,23 +97,20 @@ class Sequencer:
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._lanes = Lanes()
-        self._taken = Taken()
         self._decider = Decider(applier)
         self._turn_set = False
         self._foreign: deque[Entry] = deque()
         self._under_way: _UnderWay | None = None
-        self._committed: tuple[int, dict[str, int]] | None = None
         self._sweeping = False
         self._closing = False
         self._broken = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._stalled = False
         self._moved = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._conditions = Conditions(self.stores, fetcher, self._lanes, self._wake)
-        self.refuse: Callable[[str, Refused], None] = _nobody
-        """Tells a follower that its command was refused."""
+        self.followers = FromFollowers(consensus, clock, self._queue_passed_on)
+        """Where commands go that a follower passes on."""
         self.term_began: Callable[[], None] = _nothing
         """Called when the first entry of a term is decided."""
         self.disk_full: DiskFull | None = None
@@ -167,7 +163,7 @@ class Sequencer:
         size: int,
         *,
         lane: int = 0,
-        lane_limit: int = 1_000_000,
+        lane_limit: int = LANE_LIMIT,
         timeout_ms: int = 5_000,
     ) -> asyncio.Future[Any]:
         """Queue a command; the future is its answer. Raises TooBusy, ShuttingDown, NotFound, DiskFull."""
@@ -176,12 +172,16 @@ class Sequencer:
         store = command.store
         if store not in self.stores and not isinstance(command, CreateStore | DropStore):
             raise NotFound(f"store {store!r} does not exist", store=store)
-        if self.disk_full is not None and isinstance(command, _NEEDS_ROOM) and self._consensus.serves:
-            self.counters.refused += 1
-            raise DiskFull(self.disk_full.detail)
+        if self._consensus.serves:
+            self._require_room(command)
         future: asyncio.Future[Any] = self._loop.create_future()
         self._queue(Pending(command, size, self._clock.monotonic_ms() + timeout_ms, future, lane), lane_limit)
         return future
+
+    def _require_room(self, command: Command) -> None:
+        if self.disk_full is not None and isinstance(command, _NEEDS_ROOM):
+            self.counters.refused += 1
+            raise DiskFull(self.disk_full.detail)
 
     def _queue(self, pending: Pending, lane_limit: int) -> None:
         command = pending.command
@@ -208,7 +208,6 @@ class Sequencer:
 
     def resume(self) -> None:
         """The writer thread has caught up, or the leader may be another."""
-        self._stalled = False
         self._wake()
 
     def _keep_sweeping(self) -> None:
@@ -245,7 +244,6 @@ class Sequencer:
         if self._under_way is not None or self._broken:
             return
         if self._applier.backlog > BACKLOG_HIGH:
-            self._stalled = True
             self.hand_over()
             return
         if self._foreign:
@@ -264,20 +262,15 @@ class Sequencer:
         """Commands for the next entry; on a follower none, they are passed on."""
         consensus = self._consensus
         if consensus.serves:
-            return self._of_this_term(self._lanes.take(self._conditions.may_go))
+            taken, term = self._lanes.take(self._conditions.may_go), consensus.term
+            # What a follower passed on in an earlier term, it passes on again where that is due.
+            return [pending for pending in taken if pending.origin is None or pending.origin.term == term]
         leader = consensus.leader
         if leader is not None and self._forwarding.waiting < FORWARDED_MAX:
             batch = self._own_only(self._lanes.take(self._conditions.may_go))
             if batch:
                 self._pass_on(batch, leader)
         return []
-
-    def _of_this_term(self, batch: list[Pending]) -> list[Pending]:
-        """Without what a follower passed on in an earlier term: it does so again where that is due."""
-        term = self._consensus.term
-        if all(pending.origin is None or pending.origin.term == term for pending in batch):
-            return batch
-        return [pending for pending in batch if pending.origin is None or pending.origin.term == term]
 
     def _own_only(self, batch: list[Pending]) -> list[Pending]:
         """What was given to this node, and may go to another."""
@@ -327,7 +320,7 @@ class Sequencer:
             else:
                 good.append(pending)
         if len(good) == len(batch):  # the proposal itself, then: nothing can be promised any more
-            self._under_way = _UnderWay(Decidable(_EMPTY, 0, (), ()), batch)
+            self._under_way = _UnderWay(Decidable(Proposal(0, 0, []), 0, [], []), batch)
             self._break(RuntimeError("an entry cannot be proposed, though each of its commands can"))
         elif good:
             self._propose(good, use_reserve=use_reserve)
@@ -344,71 +337,44 @@ class Sequencer:
 
     def _begin(self, entry: Entry) -> None:
         """Decide an entry that came committed, once its read set is here."""
-        configuration = None
-        proposal = _EMPTY
-        if entry.kind == Kind.NORMAL:
-            try:
-                proposal = decode(entry.data)
-            except CodecError as error:
-                self._break(RuntimeError(f"entry {entry.index}: {error}. Install the release that wrote it"))
-                return
-        elif entry.kind == Kind.CONFIGURATION:
-            configuration = entry.data
-        waiting = self._forwarding.answered(proposal.origins) if proposal.origins else {}
-        places = range(len(proposal.commands))
-        futures = [waiting[place].future if place in waiting else None for place in places]
-        checked: list[Checked | None] = [None] * len(proposal.commands)
-        decidable = Decidable(proposal, len(entry.data), futures, checked, configuration)
+        try:
+            decidable = committed_entry(entry, self._forwarding.answered)
+        except CodecError as error:
+            self._break(RuntimeError(f"entry {entry.index}: {error}. Install the release that wrote it"))
+            return
+        proposal = decidable.proposal
         needs = self._decider.needs(proposal.commands)
         under_way = self._under_way = _UnderWay(
             decidable, None, Proposed(entry.index, entry.term), None if needs else {}
         )
         if any(type(command) is Append and command.condition is not None for command in proposal.commands):
             under_way.searching = True
-            task = self._loop.create_task(self._search(under_way, checked))
+            task = self._loop.create_task(self._search(under_way))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         if needs:
             self._fetcher.fetch(needs, partial(self._on_fetched, under_way))
         self._decide_when_ready(under_way)
 
-    async def _search(self, under_way: _UnderWay, checked: list[Checked | None]) -> None:
+    async def _search(self, under_way: _UnderWay) -> None:
         """What the database holds of conditions, as of the entry before."""
         try:
             for place, command in enumerate(under_way.entry.proposal.commands):
                 if type(command) is Append and command.condition is not None:
-                    checked[place] = await look_up(self.stores, self._fetcher, command)
+                    under_way.entry.checked[place] = await look_up(self.stores, self._fetcher, command)
         except Exception as error:  # noqa: BLE001 - a member that cannot decide what others have must end
             self._break(error)
             return
         under_way.searching = False
         self._decide_when_ready(under_way)
 
-    # -- what followers pass on ------------------------------------------------------------------
+    # -- between nodes ---------------------------------------------------------------------------
 
-    def take_forwarded(self, sender: str, forward: Forward) -> None:
-        """Commands that a follower passes on: into the lanes, once each. Refusals go back by `refuse`."""
-        if not self._consensus.serves or forward.term != self._consensus.term or self._closing:
-            return  # the follower learns of the term that follows, and passes them on again
-        now_ms = self._clock.monotonic_ms()
-        for item in self._taken.fresh(sender, forward):
-            future: asyncio.Future[Any] = self._loop.create_future()
-            origin = PassedOn(sender, item.number, forward.term)
-            pending = Pending(
-                item.command, item.size, now_ms + item.timeout_ms, future, item.lane, None, origin
-            )
-            future.add_done_callback(partial(self._answer_refused, origin))
-            try:
-                if self.disk_full is not None and isinstance(item.command, _NEEDS_ROOM):
-                    raise DiskFull(self.disk_full.detail)
-                self._queue(pending, 1_000_000)
-            except ShoalError as error:
-                pending.fail(error)
-
-    def _answer_refused(self, origin: PassedOn, future: asyncio.Future[Any]) -> None:
-        error = None if future.cancelled() else future.exception()
-        if isinstance(error, ShoalError) and error.outcome == "not-applied":
-            self.refuse(origin.node_id, refusal(origin.term, origin.number, error))
+    def _queue_passed_on(self, pending: Pending) -> None:
+        if self._closing:
+            raise ShuttingDown("the leader is closing")
+        self._require_room(pending.command)
+        self._queue(pending, LANE_LIMIT)
 
     def hear_refusal(self, refused: Refused) -> None:
         """The leader refused a command of this node."""
@@ -455,7 +421,7 @@ class Sequencer:
             self._lanes.put_back(self._forwarding.overtaken(proposed.term))
             self.term_began()
         self._moved.set()
-        self._forget_committed()
+        self._decider.forget_committed()
         self._wake()
 
     def _take_back(self, batch: list[Pending], why: DiskFull | Superseded) -> None:
@@ -515,19 +481,9 @@ class Sequencer:
 
     def committed(self, index: int, positions: dict[str, int]) -> None:
         """SQLite has committed entries up to `index`: the tail may go, once nothing is undecided."""
-        self._committed = (index, positions)
+        self._decider.committed = (index, positions)
         if self._under_way is None:
-            self._forget_committed()
-
-    def _forget_committed(self) -> None:
-        if self._committed is None:
-            return
-        index, positions = self._committed
-        self._committed = None
-        for name, position in positions.items():
-            memory = self.stores.get(name)
-            if memory is not None and index >= memory.since:  # not that of a dropped one of the same name
-                memory.forget(index, position)
+            self._decider.forget_committed()
 
     async def close(self) -> None:
         """Take nothing new, and wait until everything taken is answered."""
@@ -538,10 +494,6 @@ class Sequencer:
             self._keep_sweeping()
             await self._idle.wait()
         self.hand_over()
-
-
-def _nobody(_node_id: str, _refused: Refused) -> None:
-    """There are no followers."""
 
 
 def _nothing() -> None:

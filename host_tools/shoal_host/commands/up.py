@@ -17,6 +17,7 @@ import click
 from shoal.errors import ConfigError, ShoalError, Unauthorized
 from shoal.types import CaughtUp, Event, EventFilter
 from shoal_host.children import Child
+from shoal_host.commands.up_cluster import up_cluster
 from shoal_host.exits import one_line
 from shoal_host.local_board import (
     STOP_S,
@@ -28,6 +29,7 @@ from shoal_host.local_board import (
     start_node,
     until_admitted,
 )
+from shoal_host.local_cluster import boards_in
 from shoal_host.options import DEFAULT_URL, data_dir_option, json_option
 from shoal_host.output import note, print_json
 from shoal_host.own_token import OwnToken
@@ -42,6 +44,7 @@ Examples:
   shoal up
   shoal up --agent --data-dir ./shoal-data
   shoal up --listen 127.0.0.1:4600 --json
+  shoal up --nodes 3 --data-dir ./cluster
 """
 )
 @click.option("--nodes", type=click.IntRange(1, 99), default=1, show_default=True, help="Boards to start.")
@@ -80,15 +83,25 @@ def up(
     from_make: bool,
     as_json: bool,
 ) -> None:
-    """Start a board on this machine and keep it until Ctrl-C.
+    """Start a board on this machine, or a cluster of several, and keep it until Ctrl-C.
 
-    With --json the first line, once it is ready, is {"nodes": [{"id", "url", "pid", "data_dir"}]}.
-    The data stays in --data-dir: the same command brings the board back.
+    With --json the first line, once all are ready, is {"nodes": [{"id", "url", "pid", "data_dir"}]}.
+    The data stays in --data-dir: the same command brings the boards back. Several take the ports from that of
+    --listen on. At a terminal, k2 and Enter kill board 2, s2 starts it again, p2 pauses it, c2 lets it go on.
     """
+    there = boards_in(data_dir)
+    if there not in {0, nodes}:
+        raise ConfigError("--nodes", f"{data_dir} holds a cluster of {there} boards, write --nodes {there}")
     if nodes > 1:
-        raise ConfigError(
-            "--nodes", "several boards come with the cluster release; this one runs a single board"
+        up_cluster(
+            data_dir.absolute(),
+            listen,
+            nodes,
+            agent_interval_s=interval if agent else None,
+            logs=logs,
+            as_json=as_json,
         )
+        return
     require_free(listen, "make run ARGS='--listen {}'" if from_make else "--listen {}")
     require_unused(data_dir)
     heard = _log if logs else _ignore
@@ -151,7 +164,7 @@ class _Board:
             tasks.append(asyncio.create_task(self._keep_agent(node, agent, self._interval_s)))
         self._announce(node)
         if self._interval_s is not None and not self._as_json:
-            tasks.append(asyncio.create_task(_show_readings(node)))
+            tasks.append(asyncio.create_task(show_readings(node)))
         ended = asyncio.create_task(node.child.ended())
         try:
             if await self._unless_stopped(ended):
@@ -208,7 +221,7 @@ class _Board:
         click.echo("Ctrl-C stops it; the data stays.\n")
 
 
-async def _show_readings(node: LocalNode) -> None:
+async def show_readings(node: LocalNode) -> None:
     """A line per reading; an error is shown once and ends the showing, not the board."""
     after: int | None = None
     while True:
@@ -229,7 +242,7 @@ async def _readings(node: LocalNode, after: int | None) -> AsyncIterator[Event |
     import shoal
 
     name = os.environ.get("SHOAL_STORE") or "main"
-    async with shoal.connect(node.url, store=name, token=node.token.text) as store:
+    async with shoal.connect(node.url, *node.others, store=name, token=node.token.text) as store:
         async for item in store.streams.tail(EventFilter(), after, f"board-{node.node_id}"):
             yield item
 

@@ -1,0 +1,30 @@
+"""Where this board can be reached: the addresses of its network interfaces."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+
+ADDRESSES_MAX: Final = 8
+
+
+def interface_addresses() -> list[str]:
+    """IPv4 addresses of all interfaces, loopback too."""
+    import ifaddr  # two files and the C library: only a cluster pays for it
+
+    return sorted(str(ip.ip) for adapter in ifaddr.get_adapters() for ip in adapter.ips if ip.is_IPv4)
+
+
+def reachable_addresses(host: str, port: int) -> tuple[str, ...]:
+    """What others are told of a socket that listens on `host`: of one on every interface, those of the LAN.
+
+    A board without a LAN tells of its loopback, so that boards on one machine find each other.
+    """
+    address = ipaddress.ip_address(host)
+    shown = f"[{host}]" if address.version == 6 else host
+    if not address.is_unspecified:
+        return (f"{shown}:{port}",)
+    found = [ipaddress.ip_address(text) for text in interface_addresses()]
+    lan = [ip for ip in found if not ip.is_loopback and not ip.is_link_local]
+    chosen = lan or [ip for ip in found if not ip.is_loopback] or found
+    return tuple(f"{ip}:{port}" for ip in chosen[:ADDRESSES_MAX])
