@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Self
 
 import msgspec
 
 from shoal import telemetry
+from shoal.clock import Clock
 from shoal.cluster import promise
 from shoal.cluster.addresses import reachable_addresses
 from shoal.cluster.bootstrap import Bootstrap, Candidate
 from shoal.cluster.frames import FrameError, pack, unpack
-from shoal.cluster.identity import Identity
+from shoal.cluster.identity import Identity, load_identity
 from shoal.cluster.transport import Transport
 from shoal.cluster.views import cluster_view
 from shoal.cluster.words import PROTOCOL_VERSION, Hello, PeerSeen
 from shoal.config import Config
 from shoal.errors import ConfigError, InvalidRequest, NoLeader, NotFound
-from shoal.node import Node
+from shoal.node import Means, Node
 from shoal.raft import membership
 from shoal.raft.errors import ChangeRefused
 from shoal.raft.log import Configuration, Member
@@ -59,7 +60,7 @@ class _Wire:
 
 
 class ClusterNode:
-    """Use as `async with`; `node` is open then. `hints` are addresses where other nodes may be."""
+    """Make with `open`, then `start`; use as `async with`. `hints` gives addresses where other nodes may be."""
 
     def __init__(self, config: Config, node: Node, identity: Identity) -> None:
         self.config = config
@@ -73,9 +74,11 @@ class ClusterNode:
         self._saving = False
         self._ticking: asyncio.Task[None] | None = None
         self._changing: asyncio.Task[None] | None = None
-        self._addresses: tuple[str, ...] = ()
+        self.addresses: tuple[str, ...] = ()
         self._url = ""
-        self.hints: list[str] = list(config.seeds)
+        self.hints: Callable[[], Sequence[str]] = lambda: config.seeds
+        self.on_member: Callable[[str, Sequence[str]], None] = _nobody
+        """Hears where a member was reached."""
         self.transport = Transport(
             identity,
             self._hello,
@@ -85,10 +88,33 @@ class ClusterNode:
             lost=self._on_lost,
             clock=node.means.clock,
             random=node.random,
-            http=node.peer_http,
         )
 
     # -- opening ---------------------------------------------------------------------------------
+
+    @classmethod
+    async def open(
+        cls, config: Config, *, means: Means | None = None, clock: Clock | None = None
+    ) -> ClusterNode:
+        """Open the node that the certificate in `config.tls_dir` names. Raises ConfigError, and as Node.open."""
+        assert config.tls_dir is not None  # noqa: S101 - config._check refuses a cluster without
+        identity = await asyncio.to_thread(load_identity, config.tls_dir)
+        for key, given, certified in (
+            ("cluster_id", config.cluster_id, identity.cluster_id),
+            ("node_id", config.node_id, identity.node_id),
+        ):
+            if given not in {None, certified}:
+                raise ConfigError(
+                    key, f"is {given!r}, but {config.tls_dir} holds the certificate of {certified!r}"
+                )
+        config = msgspec.structs.replace(config, cluster_id=identity.cluster_id, node_id=identity.node_id)
+        node = await Node.open(config, means=means, clock=clock)
+        try:
+            _require_own_data(node, identity)
+            return cls(config, node, identity)
+        except BaseException:
+            await node.close()
+            raise
 
     async def start(self, urls: Sequence[str]) -> None:
         """Listen for peers, and begin; `urls` are where clients reach this node. Raises ConfigError."""
@@ -97,7 +123,7 @@ class ClusterNode:
             host, port = await self.transport.listen(wanted)
         except (OSError, ValueError) as error:
             raise ConfigError("peer_listen", f"cannot listen on {wanted}: {error}") from error
-        self._addresses = reachable_addresses(host, port)
+        self.addresses = reachable_addresses(host, port)
         self._url = urls[0] if urls else ""
         driver, node = self._driver, self.node
         driver.peers = _Wire(self.transport)
@@ -116,7 +142,7 @@ class ClusterNode:
             own.node_id,
             own.incarnation,
             self._identity.key_hash,
-            self._addresses,
+            self.addresses,
             self._url,
             cluster_id=self._identity.cluster_id,
         )
@@ -157,7 +183,7 @@ class ClusterNode:
             self._identity.cluster_id,
             own.node_id,
             own.incarnation,
-            self._addresses,
+            self.addresses,
             self._url,
             empty,
             FEATURE_LEVEL,
@@ -179,6 +205,8 @@ class ClusterNode:
         if hello.node_id not in self._candidates and len(self._candidates) >= CANDIDATES_MAX:
             return
         self._candidates[hello.node_id] = seen
+        if self._member(hello.node_id) is not None:
+            self.on_member(hello.node_id, self._where(seen))
         if self._bootstrap is not None:
             candidate = Candidate(
                 hello.node_id,
@@ -206,11 +234,13 @@ class ClusterNode:
                 m.node_id: self._addresses_of(m) for m in members if m.node_id != self._driver.own.node_id
             }
         else:
-            where = {
-                node_id: tuple(dict.fromkeys((*seen.hello.addresses, seen.address)))
-                for node_id, seen in self._candidates.items()
-            }
+            where = {node_id: self._where(seen) for node_id, seen in self._candidates.items()}
         self.transport.dial(where)
+
+    @staticmethod
+    def _where(seen: PeerSeen) -> tuple[str, ...]:
+        """Where it says it is; a connection that it dialled came from a port where nobody listens."""
+        return seen.hello.addresses or (seen.address,)
 
     def _addresses_of(self, member: Member) -> tuple[str, ...]:
         """Where it says it is now, then where it was."""
@@ -258,7 +288,7 @@ class ClusterNode:
             self.transport.send(node_id, promise.encode(message))
         if bootstrap.begun is not None:
             self._bootstrap = None
-            self._run(self.node.begin_group(bootstrap.begun))
+            self._run(self._driver.begin_group(bootstrap.begun, self.node.random))
 
     def _on_saved(self, saved: promise.Promise, outcome: object) -> None:
         self._saving = False
@@ -298,7 +328,7 @@ class ClusterNode:
         """Ask at addresses where members that cannot be reached, or boards to begin with, may be."""
         missing = [m for m in self._configuration.members if m.node_id != self._driver.own.node_id]
         if not missing or any(not self.transport.connected(m.node_id) for m in missing):
-            self.transport.probe([a for a in self.hints if a not in self._addresses])
+            self.transport.probe([a for a in self.hints() if a not in self.addresses])
 
     def _tell_who_is_alive(self) -> None:
         alive = {m.node_id for m in self._configuration.members if self.is_alive(m.node_id)}
@@ -359,7 +389,7 @@ class ClusterNode:
     def _told(self, member: Member) -> Member:
         """The member with the key and addresses that it has now."""
         if member.node_id == self._driver.own.node_id:
-            key_hash, addresses, url = self._identity.key_hash, self._addresses, self._url
+            key_hash, addresses, url = self._identity.key_hash, self.addresses, self._url
         else:
             seen = self._candidates.get(member.node_id)
             if seen is None or seen.hello.incarnation != member.incarnation:
@@ -433,6 +463,23 @@ class ClusterNode:
             met=met,
             status=status,
         )
+
+
+def _require_own_data(node: Node, identity: Identity) -> None:
+    """A directory with the data of another cluster, or of another node, is not touched. Raises ConfigError."""
+    info = node.info()
+    if (info["cluster_id"], info["node_id"]) != (identity.cluster_id, identity.node_id):
+        raise ConfigError(
+            "data_dir",
+            f"{info['data_dir']} holds the data of node {info['node_id']!r} of cluster {info['cluster_id']!r}, and the "
+            f"certificate is for {identity.node_id!r} of {identity.cluster_id!r}.\nTo make a cluster of this board: "
+            f"shoal ca init --cluster-id {info['cluster_id']}, then a certificate for {info['node_id']}.\n"
+            "To give its events to another cluster: shoal cluster add --adopt",
+        )
+
+
+def _nobody(_node_id: str, _addresses: Sequence[str]) -> None:
+    """Nobody keeps addresses."""
 
 
 def holds_key(member: Member, key_hash: bytes) -> bool:

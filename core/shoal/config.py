@@ -194,7 +194,12 @@ CONFIGURATION: Final[tuple[Key, ...]] = (
     Key("node_id", _ID, "this board's name; made at the first start", "--node-id", "ID"),
     Key("cluster_id", _ID, "the cluster it is in; made at the first start", "--cluster-id", "ID"),
     Key("mode", _MODE, "one board alone, or one of a cluster", "--mode", "single|cluster"),
-    Key("bootstrap_expect", whole(1, 9), "boards of a new cluster: 1", "--bootstrap-expect"),
+    Key(
+        "bootstrap_expect",
+        whole(0, 9),
+        "boards that begin a cluster; 0 waits to be added",
+        "--bootstrap-expect",
+    ),
     Key("seeds", several(to_address), "boards to ask first", "--seed", "HOST:PORT"),
     Key("timeout_ms", _MS, "how long a request may wait for the store", alias="timeout"),
     Key("writer_pool_size", _POOL, "writer partitions of a store; a stream always uses the same one"),
@@ -202,7 +207,7 @@ CONFIGURATION: Final[tuple[Key, ...]] = (
     Key("telemetry_handlers", _HANDLERS, "who hears telemetry: logger, opentelemetry", metavar="LIST"),
     Key("log_format", choice("text", "json"), "form of a log line", "--log-format", "text|json"),
     Key("log_level", _LEVEL, "least level that is logged", metavar="LEVEL"),
-    Key("tls_dir", to_path, "directory with cert.pem and key.pem, for http.tls_*", "--tls-dir", "DIR"),
+    Key("tls_dir", to_path, "this board's keys: ca.pem, cert.pem, key.pem", "--tls-dir", "DIR"),
     Key("store", several(_STORE), "stores to have, instead of the file's", "--store", "NAME"),
     Key("storage.segment_bytes", whole(64 * 1024, 2**30), "size of a journal segment"),
     Key("storage.reserve_bytes", whole(0, 2**40), "disk space kept for deletes when the disk is full"),
@@ -377,7 +382,7 @@ def _build(values: Values, stores: tuple[StoreConfig, ...]) -> Config:
         section, _, name = path.rpartition(".")
         parts[section][name] = value
     tls_dir = parts[""].get("tls_dir")
-    if tls_dir is not None:
+    if tls_dir is not None and parts[""].get("mode") != "cluster":  # there they are for the other boards
         parts["http"] = {"tls_cert": tls_dir / "cert.pem", "tls_key": tls_dir / "key.pem"} | parts["http"]
     return Config(
         **parts[""],
@@ -394,8 +399,10 @@ def _check(config: Config) -> Config:
     http, discovery, limits = config.http, config.discovery, config.limits
     in_cluster = config.mode == "cluster"
     secrets = [secret for secret in (discovery.secret, discovery.secret_file) if secret is not None]
-    if config.bootstrap_expect > 1:
-        raise ConfigError("bootstrap_expect", "clusters of several boards come in a later release, write 1")
+    if config.bootstrap_expect != 1 and not in_cluster:
+        raise ConfigError("bootstrap_expect", 'set mode to "cluster", or leave it out')
+    if in_cluster and config.tls_dir is None:
+        raise ConfigError("tls_dir", "name the directory of this board's keys, or make one: shoal ca --help")
     if config.seeds and not in_cluster:
         raise ConfigError("seeds", 'set mode to "cluster", or leave them out')
     if (http.tls_cert is None) != (http.tls_key is None):

@@ -24,6 +24,7 @@ import msgspec
 from shoal import telemetry
 from shoal.address import is_loopback, split_address
 from shoal.clock import Clock, SystemClock
+from shoal.cluster_node import ClusterNode
 from shoal.config import Config
 from shoal.errors import AlreadyExists, ConfigError, DataDirLocked, ShoalError
 from shoal.http import Connections, Service
@@ -53,6 +54,7 @@ class Shoald:
         self._config = config
         self._means = means
         self._stack = AsyncExitStack()
+        self._cluster: ClusterNode | None = None
         self.urls: list[str] = []
 
     async def __aenter__(self) -> Shoald:
@@ -75,13 +77,12 @@ class Shoald:
         listener = await self._bind(tls)
         stack.callback(listener.close)
         clock = SystemClock()
-        self._node = await stack.enter_async_context(await Node.open(config, means=self._means, clock=clock))
+        await self._open_node(clock)
         for note in self._node.notes:
             _log.warning("%s", note)
         self._service = Service(self._node, config, tokens, now_ms=lambda: clock.wall().epoch_us // 1000)
         self._attach_telemetry()
         self._supervisor = await stack.enter_async_context(Supervisor(clock=clock))
-        await self._start_discovery(clock)
         self._connections = Connections(
             self._service.handle,
             limit=config.http.max_connections,
@@ -91,6 +92,21 @@ class Shoald:
         await listener.start_serving()
         scheme = "http" if tls is None else "https"
         self.urls = [f"{scheme}://{_shown(sock)}" for sock in listener.sockets]
+        if self._cluster is not None:
+            await self._join_others(self._cluster, clock)
+
+    async def _open_node(self, clock: Clock) -> None:
+        """The node alone, or the node in its cluster."""
+        config, means = self._config, self._means
+        if config.mode == "cluster":
+            self._cluster = await self._stack.enter_async_context(
+                await ClusterNode.open(config, means=means, clock=clock)
+            )
+            self._node = self._cluster.node
+        else:
+            self._node = await self._stack.enter_async_context(
+                await Node.open(config, means=means, clock=clock)
+            )
 
     async def _bind(self, tls: ssl.SSLContext | None) -> asyncio.Server:
         host, port = split_address(self._config.listen)
@@ -124,25 +140,25 @@ class Shoald:
         metrics.attach()
         self._stack.callback(_quietly, metrics.detach)
 
-    async def _start_discovery(self, clock: Clock) -> None:
-        """In cluster mode, tell other boards of this one and hear of them."""
-        config = self._config
-        if config.mode != "cluster":
-            return
+    async def _join_others(self, cluster: ClusterNode, clock: Clock) -> None:
+        """Listen for peers, tell other boards of this one and hear of them."""
         from shoal.cluster.beacon import Beacon
         from shoal.cluster.discovery import Discovery, read_secret
         from shoal.cluster.known_peers import next_boot
 
-        info = self._node.info()
+        config, info = self._config, self._node.info()
+        await cluster.start(self.urls)
         own = Beacon(
             cluster_id=info["cluster_id"],
             node_id=info["node_id"],
-            addresses=(config.peer_listen or config.listen,),
+            addresses=cluster.addresses,
             boot_counter=await asyncio.to_thread(next_boot, config.data_dir),
             sequence=0,
         )
         secret = await asyncio.to_thread(read_secret, config.discovery)
         discovery = Discovery(config, own, secret, clock)
+        cluster.hints = discovery.addresses
+        cluster.on_member = discovery.remember
         self._service.context.peers = lambda: msgspec.to_builtins(discovery.peers())
         self._supervisor.start("discovery", discovery.run)
 

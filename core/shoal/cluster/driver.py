@@ -23,7 +23,7 @@ from shoal.raft.errors import ChangeRefused, NotLeader
 from shoal.raft.log import Configuration, HardState, Kind, Member
 from shoal.raft.messages import Entry, Message, Ready, Role
 from shoal.raft.node import RaftNode
-from shoal.raft.state import NEVER_MS, Own
+from shoal.raft.state import NEVER_MS, Draws, Own
 from shoal.store.ports import Proposed, Superseded
 
 RETRY_FULL_S = 1.0
@@ -99,6 +99,14 @@ def configuration_record(configuration: Configuration) -> tuple[Kind, int, int, 
 def found_group(log: Log, members: Sequence[Member]) -> None:
     """Make the log's first record: the configuration it begins with. On an empty log only."""
     log.append_records([configuration_record(Configuration(tuple(members)))], use_reserve=True)
+
+
+def begin_group(log: Log, members: Sequence[Member]) -> bool:
+    """As `found_group`, unless a leader was quicker with the first entry. Blocks."""
+    if log.last_index == 0:
+        found_group(log, members)
+        return True
+    return False
 
 
 def read_start(log: Log, applied: int) -> LogStart:
@@ -306,6 +314,21 @@ class RaftDriver:
         """Begin to keep time."""
         self._pump()
 
+    async def begin_group(self, members: Sequence[Member], random: Draws) -> None:
+        """Give an empty log the configuration to begin with, unless it has one by now. Raises OSError, DiskFull."""
+        done: asyncio.Future[object] = self._loop.create_future()
+        self._worker.submit(partial(begin_group, self._log, members), partial(_resolve, done))
+        outcome = await done
+        if isinstance(outcome, BaseException):
+            raise outcome
+        if outcome and not self._stopped:
+            now_ms = self._clock.monotonic_ms()
+            kind, index, term, data = configuration_record(Configuration(tuple(members)))
+            entry = Entry(index, term, int(kind), data)
+            start = LogStart(1, 0, self._log.terms, 1, [entry], self._log.configurations, 0)
+            self.core = RaftNode(self.own, start, self._log.hard_state, random=random, now_ms=now_ms)
+            self._pump()
+
     def stop(self) -> None:
         """Nothing more is done; what was asked stays unanswered but for reads."""
         self._stopped = True
@@ -340,7 +363,7 @@ class RaftDriver:
         for node_id, message in ready.messages:
             send(node_id, message, bulk=bool(getattr(message, "entries", None)))
         if ready.must_persist:
-            self._worker.submit(partial(self._persist, ready), partial(self._persisted, ready))
+            self._worker.submit(partial(self._persist, ready), partial(self._persisted, self.core, ready))
         if ready.committed:
             self._hand_out(ready.committed)
         for state in ready.reads:
@@ -366,8 +389,14 @@ class RaftDriver:
             foreign.append(entry)
             if done is not None:
                 done(Proposed(entry.index, entry.term) if term == entry.term else Superseded(entry.term))
+            self._supersede_before(entry.term)
         if foreign:
             self.take(foreign)
+
+    def _supersede_before(self, committed_term: int) -> None:
+        """Once an entry of a later term is committed, none that was proposed behind it in an earlier one will be."""
+        for index in [i for i, (term, _) in self._pending.items() if term < committed_term]:
+            self._pending.pop(index)[1](Superseded(committed_term))
 
     # -- the journal -----------------------------------------------------------------------------
 
@@ -387,14 +416,14 @@ class RaftDriver:
             self._give_reserve()
             return self._log.append_records(records, use_reserve=True)
 
-    def _persisted(self, ready: Ready, outcome: object) -> None:
-        if self._stopped:
+    def _persisted(self, core: RaftNode, ready: Ready, outcome: object) -> None:
+        if self._stopped or core is not self.core:
             return
         if isinstance(outcome, DiskFull):  # nothing was written: the others go on, this one as soon as it can
             if not self.no_room:
                 self.no_room = True
                 self.changed()
-            self._loop.call_later(RETRY_FULL_S, self._persist_again, ready)
+            self._loop.call_later(RETRY_FULL_S, self._persist_again, core, ready)
             return
         if not isinstance(outcome, int):
             self._fail(outcome if isinstance(outcome, BaseException) else RuntimeError(repr(outcome)))
@@ -406,12 +435,12 @@ class RaftDriver:
             telemetry.emit(telemetry.JOURNAL_SYNCED, {"duration": outcome, "size_bytes": size}, {})
         for node_id, message in ready.after:
             self.peers.send(node_id, message)
-        self.core.advance(ready, self._clock.monotonic_ms())
+        core.advance(ready, self._clock.monotonic_ms())
         self._pump()
 
-    def _persist_again(self, ready: Ready) -> None:
+    def _persist_again(self, core: RaftNode, ready: Ready) -> None:
         if not self._stopped:
-            self._worker.submit(partial(self._persist, ready), partial(self._persisted, ready))
+            self._worker.submit(partial(self._persist, ready), partial(self._persisted, core, ready))
 
     def _read(self, index: int) -> list[Entry]:
         """On the journal's thread: a message's worth of entries from `index` on, none where they are gone."""

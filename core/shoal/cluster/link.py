@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from shoal.cluster.certificates import CertificateError, Subject, subject_of
 from shoal.cluster.frames import FRAME_BYTES_MAX, Decoder, FrameError, Word, encode, pack, unpack
@@ -106,8 +106,7 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """TLS is done: see who is there and what for."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what asyncio promises for a stream
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         self._owner.link_opened(self)
         tls = transport.get_extra_info("ssl_object")
         self._protocol = tls.selected_alpn_protocol()
