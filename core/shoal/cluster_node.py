@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from shoal import telemetry
+from shoal.catch_up import CatchUp, CopyWord
 from shoal.clock import Clock
 from shoal.cluster import promise
 from shoal.cluster.addresses import reachable_addresses
@@ -44,7 +45,7 @@ CAUGHT_UP_ENTRIES: Final = 64
 HAND_OVER_S: Final = 2.0
 CANDIDATES_MAX: Final = 64
 
-AnyMessage = Message | Forward | Refused
+AnyMessage = Message | Forward | Refused | CopyWord
 
 _log = logging.getLogger("shoal.cluster")
 
@@ -74,6 +75,9 @@ class ClusterNode:
         self._saving = False
         self._ticking: asyncio.Task[None] | None = None
         self._changing: asyncio.Task[None] | None = None
+        self.must_reopen = asyncio.Event()
+        """A copy waits to be installed: whoever runs this node is to close it, and to open it again."""
+        self._copies = CatchUp(node, self._send_bulk, self.must_reopen.set)
         self.addresses: tuple[str, ...] = ()
         self._url = ""
         self.hints: Callable[[], Sequence[str]] = lambda: config.seeds
@@ -127,6 +131,7 @@ class ClusterNode:
         self._url = urls[0] if urls else ""
         driver, node = self._driver, self.node
         driver.peers = _Wire(self.transport)
+        driver.behind = self._copies.fetch
         node.sequencer.followers.refuse = driver.peers.send
         node.leadership.on_change.append(self._on_change)
         if not self._configuration.members and self.config.bootstrap_expect > 1:
@@ -163,6 +168,7 @@ class ClusterNode:
             self._ticking.cancel()
         if self._changing is not None:
             self._changing.cancel()
+        await self._copies.close()
         await self.node.close()
         await self.transport.close()
 
@@ -252,6 +258,9 @@ class ClusterNode:
 
     # -- messages --------------------------------------------------------------------------------
 
+    def _send_bulk(self, node_id: str, value: Any) -> bool:
+        return self._driver.peers.send(node_id, value, bulk=True)
+
     def _received(self, sender: str, value: Any) -> None:
         if isinstance(value, bytes):
             message = promise.decode(value)
@@ -269,6 +278,8 @@ class ClusterNode:
                 raise FrameError(str(error)) from error
         elif isinstance(message, Refused):
             self.node.sequencer.hear_refusal(message)
+        elif isinstance(message, CopyWord):
+            self._copies.hear(sender, message)
         else:
             self._driver.receive(sender, message)
 

@@ -7,6 +7,7 @@ both built on it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -20,15 +21,19 @@ from shoal import telemetry
 from shoal.clock import Clock
 from shoal.cluster.driver import RaftDriver, found_group, read_start
 from shoal.config import Config
-from shoal.errors import DiskFull, ShuttingDown
+from shoal.errors import DiskFull, ShuttingDown, TransferRefused
 from shoal.ids import EventIds
 from shoal.leadership import Leadership
 from shoal.model.event_time import EventTime
 from shoal.raft.log import Member
 from shoal.raft.node import RaftNode
 from shoal.raft.state import Own
+from shoal.retention import Retention
 from shoal.storage.database import require_safe_sqlite
 from shoal.storage.engine import Report, Settings, is_disk_full
+from shoal.storage.exporter import Exporter
+from shoal.storage.generation import Places
+from shoal.storage.importer import Importer
 from shoal.storage.means import Means
 from shoal.storage.readers import ReadSetFetcher, StoreReaders
 from shoal.storage.recovery import Lock, Opened, explained, mark_suspect, open_storage
@@ -47,8 +52,7 @@ from shoal.stores import Stores
 
 __all__ = ["Means", "Node"]
 
-SEGMENTS_KEPT = 8
-"""Journal segments that are kept at most for members who lag."""
+_log = logging.getLogger("shoal.node")
 
 
 def _nothing() -> None:
@@ -70,6 +74,8 @@ class Node:
         self._verifying = asyncio.Lock()
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self.notes: list[str] = []
+        self.install: Importer | None = None
+        """A whole copy of another node's databases, which takes the place of these when this node closes."""
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -122,7 +128,7 @@ class Node:
             self.sequencer.stores[name] = StoreMemory(store.state, subscriptions=store.subscriptions())
             self._stores.serve(name)
         self.driver.start()
-        self.helper.submit(self._journal.prepare_spare, self._on_journal_job)
+        self._retention.prepare()
         self._room.keep()
         if self.driver.core.is_alone:
             await self.leadership.made
@@ -203,6 +209,14 @@ class Node:
             full=self._room.none,
             release_reserve=self._reserve.release,
         )
+        self._retention = Retention(
+            self._journal,
+            self._writer,
+            self.driver,
+            journal_worker=self._journal_worker,
+            helper=self.helper,
+            failed=self.fail,
+        )
         self.sequencer = Sequencer(
             consensus=self.driver,
             applier=self._writer,
@@ -257,6 +271,9 @@ class Node:
         settings = self.config.store(name)
         return None if settings.data_dir == self.config.data_dir else settings.data_dir / "db"
 
+    def _places(self) -> Places:
+        return Places(self.config.data_dir, self._store_directory, self._other_directories())
+
     def _other_directories(self) -> list[Path]:
         found = [self._store_directory(store.name) for store in self.config.stores]
         return [directory for directory in dict.fromkeys(found) if directory is not None]
@@ -283,40 +300,12 @@ class Node:
     # -- housekeeping ----------------------------------------------------------------------------
 
     def _on_committed(self, report: Report) -> None:
-        if self._closed:
-            return
-        self.sequencer.committed(report.index, report.positions)
-        if self._journal.droppable(self._needless(report.durable_index)):
-            self._drop_through(report.durable_index)
-        elif self._journal.droppable(self._needless(report.index)):
-            self._writer.make_durable(self._on_durable)
-        if self._journal.needs_spare():
-            self.helper.submit(self._journal.prepare_spare, self._on_journal_job)
+        if not self._closed:
+            self.sequencer.committed(report.index, report.positions)
+            self._retention.committed(report)
 
     def _on_resumed(self) -> None:
         self.sequencer.resume()
-
-    def _on_durable(self, report: Report) -> None:
-        if self._journal.droppable(self._needless(report.durable_index)) and not self._closed:
-            self._drop_through(report.durable_index)
-
-    def _needless(self, index: int) -> int:
-        """Of entries up to `index` those that no other member is likely to ask for."""
-        if self._journal.segment_count > SEGMENTS_KEPT:
-            return index
-        return min([index, *(matched for matched, _ in self.driver.core.followers().values())])
-
-    def _drop_through(self, index: int) -> None:
-        drop = partial(self._journal.drop_through, self._needless(index))
-        self._journal_worker.submit(drop, self._on_dropped)
-
-    def _on_dropped(self, outcome: object) -> None:
-        self._on_journal_job(outcome)
-        self.driver.dropped(self._journal.first_index)
-
-    def _on_journal_job(self, outcome: object) -> None:
-        if isinstance(outcome, BaseException):
-            self.fail(outcome)
 
     def _refuse_appends(self, full: DiskFull | None) -> None:
         self.sequencer.disk_full = full
@@ -330,6 +319,33 @@ class Node:
         if not self.failed.done():
             self.failed.set_exception(error)
             self.failed.exception()  # whoever awaits it still gets it; nobody has to
+
+    # -- copies for far-behind nodes (storage.md 9) ----------------------------------------------
+
+    def make_exporter(self) -> Exporter:
+        """For one copy to another node."""
+        return Exporter(self._engine)
+
+    def make_importer(self) -> Importer:
+        """For a copy of another node; goes on with what has come of one. Blocks. Raises OSError, StorageError."""
+        return Importer(self.means.files, self._places(), self._journal.identity, vfs=self.means.vfs)
+
+    async def hold(self, job: Callable[[], None]) -> None:
+        """Run the job on the writer's thread, when all that is applied is committed."""
+        self.sequencer.hand_over()
+        done: asyncio.Future[Any] = self._loop.create_future()
+        self._writer.commit_and(job, done.set_result)
+        outcome = await done
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+    def _install(self, importer: Importer) -> None:
+        self._engine.close()
+        try:
+            importer.finish(self._journal)
+        except (TransferRefused, DiskFull) as error:
+            importer.close()
+            _log.warning("what this node had stays in use: %s", error)
 
     # -- about -----------------------------------------------------------------------------------
 
@@ -412,7 +428,7 @@ class Node:
         """Answer what was taken, commit, and give the directory up. Safe to call twice."""
         if self._closed:
             return
-        self._closed = True
+        self._closed = self._retention.closed = True
         self._room.close()
         await self._stores.close_subscriptions()
         if not self.failed.done():
@@ -442,7 +458,9 @@ class Node:
 
     def _finish(self, *, commit: bool) -> None:
         try:
-            if commit:
+            if commit and self.install is not None:
+                self._install(self.install)
+            elif commit:
                 self._engine.commit()
         except Exception as error:
             if not is_disk_full(error):

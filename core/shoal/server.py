@@ -55,6 +55,7 @@ class Shoald:
         self._means = means
         self._stack = AsyncExitStack()
         self._cluster: ClusterNode | None = None
+        self._never = asyncio.Event()
         self.urls: list[str] = []
 
     async def __aenter__(self) -> Shoald:
@@ -168,14 +169,21 @@ class Shoald:
         self._service.context.closing.set()
         await self._connections.drain(DRAIN_S)
 
+    @property
+    def must_reopen(self) -> asyncio.Event:
+        """Set when the node is to be closed and opened again; see ClusterNode."""
+        return self._never if self._cluster is None else self._cluster.must_reopen
+
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set. Raises what made the node or a critical task fail."""
+        """Until `stop` or `must_reopen` is set. Raises what made the node or a critical task fail."""
         stopping = asyncio.create_task(stop.wait())
+        reopening = asyncio.create_task(self.must_reopen.wait())
         failing: set[asyncio.Future[Any]] = {self._node.failed, self._supervisor.failed}
         try:
-            await asyncio.wait({stopping, *failing}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({stopping, reopening, *failing}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
+            reopening.cancel()
         for future in failing:
             if future.done():
                 future.result()
@@ -204,10 +212,11 @@ async def serve(config: Config, ready: Callable[[str], None] = print, *, means: 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave)
-    async with Shoald(config, means) as shoald:
-        ready(shoald.ready_line())
-        sys.stdout.flush()
-        await shoald.run(stop)
+    while not stop.is_set():
+        async with Shoald(config, means) as shoald:
+            ready(shoald.ready_line())
+            sys.stdout.flush()
+            await shoald.run(stop)
 
 
 def run(

@@ -65,6 +65,7 @@ class Engine:
         store_directory: Callable[[str], Path],
     ) -> None:
         self.directory = directory
+        self._closed = False
         self.settings = settings
         self.identity = identity
         self._store_directory = store_directory
@@ -340,10 +341,12 @@ class Engine:
         return sorted(strays)
 
     def close(self) -> None:
-        """Close all files; open transactions are rolled back, the journal has what was in them."""
-        for store in self.stores.values():
-            store.close()
-        self.catalog.close()
+        """Close all files; open transactions are rolled back, the journal has what was in them. Safe to call twice."""
+        if not self._closed:
+            self._closed = True
+            for store in self.stores.values():
+                store.close()
+            self.catalog.close()
 
 
 def store_file(name: str, created_index: int) -> str:
