@@ -9,6 +9,7 @@ from typing import Any
 from shoal.model.commands import Append, ProposedEvent, Write, decode
 from shoal.model.event_time import EventTime
 from shoal.model.machine import Head, RowsAppended, StoredId, StoreState, StreamDeleted
+from shoal.store.forwarding import Forwarding
 from shoal.store.memory import StoreMemory
 from shoal.store.ports import Proposed, ReadSet, Search
 from shoal.store.sequencer import Sequencer
@@ -31,6 +32,7 @@ class Board:
         self.found: list[Any] = []
         """What searches find, one after the other: a hit, None, an error, or a future of one of them."""
         self.backlog = 0
+        self.serves, self.leader, self.term = True, "board", 1
         self.index = 0
         self.failures: list[BaseException] = []
         self.hand_overs: list[int] = []
@@ -40,6 +42,7 @@ class Board:
             fetcher=self,
             clock=self.clock,
             event_time=EventTime(),
+            forwarding=Forwarding("board", 0, lambda _leader, _value: False),
             failed=self.failures.append,
         )
         self.memory = self.sequencer.stores["main"] = StoreMemory(StoreState())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Self
@@ -77,6 +78,8 @@ class ClusterNode:
         self._changing: asyncio.Task[None] | None = None
         self.must_reopen = asyncio.Event()
         """A copy waits to be installed: whoever runs this node is to close it, and to open it again."""
+        self.peer_http: Callable[[], asyncio.Protocol] = asyncio.Protocol
+        """Makes what serves HTTP to other members."""
         self._copies = CatchUp(node, self._send_bulk, self.must_reopen.set)
         self.addresses: tuple[str, ...] = ()
         self._url = ""
@@ -92,6 +95,7 @@ class ClusterNode:
             lost=self._on_lost,
             clock=node.means.clock,
             random=node.random,
+            http=lambda: self.peer_http(),  # noqa: PLW0108 - set after the transport is made
         )
 
     # -- opening ---------------------------------------------------------------------------------
@@ -101,7 +105,10 @@ class ClusterNode:
         cls, config: Config, *, means: Means | None = None, clock: Clock | None = None
     ) -> ClusterNode:
         """Open the node that the certificate in `config.tls_dir` names. Raises ConfigError, and as Node.open."""
-        assert config.tls_dir is not None  # noqa: S101 - config._check refuses a cluster without
+        if config.tls_dir is None:
+            raise ConfigError(
+                "tls_dir", "name the directory of this board's keys, or make one: shoal ca --help"
+            )
         identity = await asyncio.to_thread(load_identity, config.tls_dir)
         for key, given, certified in (
             ("cluster_id", config.cluster_id, identity.cluster_id),
@@ -255,6 +262,20 @@ class ClusterNode:
             seen.hello.addresses if seen is not None and seen.hello.incarnation == member.incarnation else ()
         )
         return tuple(dict.fromkeys((*now, *member.addresses)))
+
+    def where(self) -> tuple[str, str]:
+        """See shoal.http.passing.Leader."""
+        leader = self._driver.leader
+        if leader is None or leader == self._driver.own.node_id:
+            raise NoLeader("no leader is known just now, try again")
+        address = self.transport.address_of(leader)
+        if address is None:
+            raise NoLeader(f"the leader, {leader}, cannot be reached from here", leader=leader)
+        return leader, address
+
+    def http_context(self) -> ssl.SSLContext:
+        """See shoal.http.passing.Leader."""
+        return self.transport.http_context()
 
     # -- messages --------------------------------------------------------------------------------
 

@@ -401,8 +401,6 @@ def _check(config: Config) -> Config:
     secrets = [secret for secret in (discovery.secret, discovery.secret_file) if secret is not None]
     if config.bootstrap_expect != 1 and not in_cluster:
         raise ConfigError("bootstrap_expect", 'set mode to "cluster", or leave it out')
-    if in_cluster and config.tls_dir is None:
-        raise ConfigError("tls_dir", "name the directory of this board's keys, or make one: shoal ca --help")
     if config.seeds and not in_cluster:
         raise ConfigError("seeds", 'set mode to "cluster", or leave them out')
     if (http.tls_cert is None) != (http.tls_key is None):

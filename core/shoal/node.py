@@ -131,7 +131,10 @@ class Node:
         self._retention.prepare()
         self._room.keep()
         if self.driver.core.is_alone:
-            await self.leadership.made
+            await asyncio.wait({self.leadership.made, self.failed}, return_when=asyncio.FIRST_COMPLETED)
+            for future in (self.failed, self.leadership.made):
+                if future.done():
+                    future.result()
 
     async def _make_driver(self) -> RaftDriver:
         """The consensus of what the journal holds; a board alone begins its group."""
@@ -346,6 +349,11 @@ class Node:
         except (TransferRefused, DiskFull) as error:
             importer.close()
             _log.warning("what this node had stays in use: %s", error)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this node leads, and answers what only the leader can."""
+        return self.leadership.serves
 
     # -- about -----------------------------------------------------------------------------------
 

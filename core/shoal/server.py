@@ -27,7 +27,7 @@ from shoal.clock import Clock, SystemClock
 from shoal.cluster_node import ClusterNode
 from shoal.config import Config
 from shoal.errors import AlreadyExists, ConfigError, DataDirLocked, ShoalError
-from shoal.http import Connections, Service
+from shoal.http import Connections, Passing, Service
 from shoal.node import Means, Node
 from shoal.supervisor import Supervisor
 from shoal.tokens import TokenFile
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 DRAIN_S: Final = 10.0
 """How long answers under way may take once the node is leaving."""
+PEER_CONNECTIONS: Final = 1024
+"""Over which other members pass requests on."""
 OTHER_FILES: Final = 256
 """File descriptors beside those of connections: journal, databases, readers."""
 
@@ -148,6 +150,15 @@ class Shoald:
         from shoal.cluster.known_peers import next_boot
 
         config, info = self._config, self._node.info()
+        passing = self._service.context.passing = Passing(cluster)
+        self._stack.push_async_callback(passing.close)
+        passed = Connections(
+            self._service.handle_passed,
+            limit=PEER_CONNECTIONS,
+            header_timeout_s=config.http.header_timeout_ms / 1000,
+        )
+        self._stack.push_async_callback(passed.drain, 0.0)
+        cluster.peer_http = passed
         await cluster.start(self.urls)
         own = Beacon(
             cluster_id=info["cluster_id"],

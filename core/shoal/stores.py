@@ -59,7 +59,7 @@ class Stores:
         self._tasks: set[asyncio.Task[None]] = set()
         self._served = asyncio.Event()
         self._closed = False
-        sequencer.on_catalog(self._on_catalog)
+        sequencer.catalog_changed = self._on_catalog
 
     @property
     def by_name(self) -> Mapping[str, LocalStore]:

@@ -300,7 +300,7 @@ class TestErrors:
             ("data_dir = 3", "data_dir", "text"),
             ('telemetry_handlers = ["loger"]', "telemetry_handlers", "logger"),
             ('node_id = "a b"', "node_id", "letters"),
-            ("bootstrap_expect = 3", "bootstrap_expect", "later release"),
+            ("bootstrap_expect = 3", "bootstrap_expect", "cluster"),
             ('seeds = ["a:1"]', "seeds", "cluster"),
             ('mode = "cluster"', "discovery.secret", "discovery.secret_file"),
             ('mode = "cluster"\n[discovery]\nmethods = ["k8s"]', "discovery.k8s_service", "headless service"),

@@ -81,7 +81,7 @@ async def test_what_waits_is_bounded_in_bytes(lanes, monkeypatch):
     put(lanes, size=900).future.cancel()
     assert take(lanes) == []
     put(lanes, size=900, deadline_ms=5)
-    lanes.expire(5)
+    lanes.expire(5, Timeout)
     put(lanes, size=900)
     lanes.leave_store("main")
     put(lanes, size=1_000)
@@ -91,7 +91,7 @@ async def test_what_waits_is_bounded_in_bytes(lanes, monkeypatch):
 
 async def test_what_waited_too_long_was_not_applied(lanes):
     early, late = put(lanes, deadline_ms=5), put(lanes, deadline_ms=6)
-    lanes.expire(5)
+    lanes.expire(5, Timeout)
     error = early.future.exception()
     assert isinstance(error, Timeout)
     assert error.outcome == "not-applied"
@@ -159,7 +159,7 @@ async def test_what_is_held_counts_for_the_bounds_of_its_lane(lanes, monkeypatch
     monkeypatch.setattr(module, "QUEUED_BYTES", 1_000)
     for end in (
         lanes.drop,
-        lambda _: lanes.expire(5),
+        lambda _: lanes.expire(5, Timeout),
         lambda _: lanes.leave_store("main"),
         lambda _: lanes.fail_all(ShuttingDown("closing")),
         lambda held: (lanes.release(held), take(lanes)),
@@ -175,7 +175,7 @@ async def test_what_is_held_counts_for_the_bounds_of_its_lane(lanes, monkeypatch
 
 async def test_what_is_held_is_answered_as_what_is_queued(lanes):
     late, dropped, closing = hold(lanes, deadline_ms=5), hold(lanes, lane=1), None
-    lanes.expire(5)
+    lanes.expire(5, Timeout)
     assert isinstance(late.future.exception(), Timeout)
     assert late.future.exception().outcome == "not-applied"
     lanes.leave_store("main")
@@ -189,6 +189,6 @@ async def test_what_was_held_is_in_time_also_behind_what_came_later(lanes):
     early = hold(lanes, deadline_ms=5)
     late = put(lanes, deadline_ms=6)
     lanes.release(early)
-    lanes.expire(5)
+    lanes.expire(5, Timeout)
     assert isinstance(early.future.exception(), Timeout)
     assert take(lanes) == [late]

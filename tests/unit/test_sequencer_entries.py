@@ -7,7 +7,7 @@ from sequencer_board import Board
 
 from shoal.errors import InternalError, Timeout
 from shoal.model.commands import Append, SaveSnapshot, Write
-from shoal.store import sequencer
+from shoal.store import deciding, sequencer
 from shoal.types import ANY_VERSION
 
 
@@ -29,7 +29,7 @@ async def busily(board, entries):
 
 
 async def test_small_entries_go_to_the_writer_together_while_more_come(board, monkeypatch):
-    monkeypatch.setattr(sequencer, "HELD_COMMANDS", 3)
+    monkeypatch.setattr(deciding, "HELD_COMMANDS", 3)
     await busily(board, 7)
     assert board.hand_overs == [3, 3]
     board.sequencer.hand_over()
@@ -38,7 +38,7 @@ async def test_small_entries_go_to_the_writer_together_while_more_come(board, mo
 
 
 async def test_large_entries_go_to_the_writer_at_once(board, monkeypatch):
-    monkeypatch.setattr(sequencer, "HELD_BYTES", 1)
+    monkeypatch.setattr(deciding, "HELD_BYTES", 1)
     await busily(board, 4)
     assert board.hand_overs == [1, 1, 1]
 

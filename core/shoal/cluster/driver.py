@@ -26,6 +26,8 @@ from shoal.raft.node import RaftNode
 from shoal.raft.state import NEVER_MS, Draws, Own
 from shoal.store.ports import Proposed, Superseded
 
+TURNS_FOR_MORE = 3
+"""Turns of the loop after a commit in which further entries may come."""
 RETRY_FULL_S = 1.0
 """How often a journal without room looks whether there is some."""
 
@@ -156,6 +158,7 @@ class RaftDriver:
         self._timer_ms = NEVER_MS
         self._pump_set = False
         self._stopped = False
+        self._told_commit = 0
         self._seen: tuple[Role, str | None, int, bool] | None = None
         self._left: asyncio.Future[None] | None = None
         self.no_room = False
@@ -351,12 +354,23 @@ class RaftDriver:
             self._carry_out(ready)
         self._keep_time()
         core = self.core
+        if core.log.commit > self._told_commit:
+            self._told_commit = core.log.commit
+            if core.role == "leader" and not core.is_alone:
+                self._loop.call_soon(self._tell_commit, TURNS_FOR_MORE)
         seen = (core.role, core.leader, core.log.configuration_index, core.serves)
         if seen != self._seen:
             self._seen = seen
             if self._left is not None and core.role != "leader":
                 _resolve(self._left, None)
             self.changed()
+
+    def _tell_commit(self, turns: int) -> None:
+        if turns:  # those who wait here are answered meanwhile, and what they append next tells it too
+            self._loop.call_soon(self._tell_commit, turns - 1)
+        elif not self._stopped:
+            self.core.tell_commit(self._clock.monotonic_ms())
+            self._pump()
 
     def _carry_out(self, ready: Ready) -> None:
         send = self.peers.send

@@ -141,6 +141,12 @@ class Transport:
         dialler = self._diallers.get(node_id)
         return dialler is not None and dialler.control is not None and dialler.control.ready
 
+    def address_of(self, node_id: str) -> str | None:
+        """Where the node was reached; None while it is not."""
+        dialler = self._diallers.get(node_id)
+        control = None if dialler is None else dialler.control
+        return control.address if control is not None and control.ready else None
+
     def rtt_ms(self, node_id: str) -> float | None:
         """The round trip time that nearly all of the last 64 pings kept to; None until one is measured."""
         dialler = self._diallers.get(node_id)

@@ -144,8 +144,18 @@ class ServedNode(Protocol):
         """Look at each byte that a reader could be given."""
 
     @property
+    def leads(self) -> bool:
+        """Whether this node answers what only the leader can."""
+
+    @property
     def failed(self) -> asyncio.Future[Any]:
         """Done when the storage died."""
+
+
+class Passes(Protocol):
+    """Passes requests on to the leader; see shoal.http.passing."""
+
+    async def pass_on(self, call: Call) -> web.StreamResponse: ...
 
 
 class Context:
@@ -164,6 +174,8 @@ class Context:
         self.closing = asyncio.Event()
         self.openapi: bytes = b""
         self.requests: Counter[int] = Counter()
+        self.passing: Passes | None = None
+        """Of a node in a cluster."""
         self.peers: Callable[[], list[dict[str, Any]]] = list
         self.metrics = Metrics(self.stats, handler_id=f"{HANDLER_ID}-{id(self)}")
 

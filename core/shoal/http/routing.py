@@ -50,9 +50,9 @@ class Route(Generic[Q]):
     """One method of one path. `role` None means that nobody is asked for a token.
 
     A route of a store is served below `/v1`, for the store `main`, and below `/v1/stores/{store}`. One of
-    `all_streams` is not for a token that is limited to some. `offers` are the media types that are negotiated
-    before the handler runs, and so before anything takes effect; none where the answer comes in one form only, unless
-    that goes on without an end.
+    `all_streams` is not for a token that is limited to some. One `by_leader` is passed on by the other nodes. `offers`
+    are the media types that are negotiated before the handler runs, and so before anything takes effect; none where the
+    answer comes in one form only, unless that goes on without an end.
     """
 
     method: str
@@ -67,6 +67,7 @@ class Route(Generic[Q]):
     headers: tuple[str, ...] = ()
     of_store: bool = True
     all_streams: bool = False
+    by_leader: bool = False
     offers: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -30,6 +30,7 @@ from shoal.http.auth import EVERYTHING, Door, Tokens
 from shoal.http.context import Call, Context, ServedNode
 from shoal.http.pacing import Paced
 from shoal.http.params import ReadQuery
+from shoal.http.passing import ACCESS, decode_access
 from shoal.http.routing import DEFAULT_PATH, STORE_PATH, Route, Router
 from shoal.model.definitions import check_subscription_name
 from shoal.model.payload import check_stream_id
@@ -76,13 +77,17 @@ class Service:
         self._defaults: dict[type[msgspec.Struct], msgspec.Struct] = {}
         self._limits = config.limits
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def handle_passed(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer to what another member has passed on."""
+        return await self.handle(request, passed=True)
+
+    async def handle(self, request: web.BaseRequest, *, passed: bool = False) -> web.StreamResponse:
         """The answer to any request; errors become problem documents."""
         path = ""
         try:
             path, _, query = _target(request.raw_path).partition("?")
             route, raw_ids = self._router.find(request.method, path)
-            response = await self._call(request, route, raw_ids, query)
+            response = await self._call(request, route, raw_ids, query, passed=passed)
         except ShoalError as error:
             if problems.status_of(error) == 500 and not isinstance(error, ConfigError):  # the door has told
                 _log.error("%s %s failed", request.method, path, exc_info=error)
@@ -95,11 +100,19 @@ class Service:
         return response
 
     async def _call(
-        self, request: web.BaseRequest, route: Route[Any], raw_ids: Mapping[str, str], raw_query: str
+        self,
+        request: web.BaseRequest,
+        route: Route[Any],
+        raw_ids: Mapping[str, str],
+        raw_query: str,
+        *,
+        passed: bool,
     ) -> web.StreamResponse:
         context = self.context
         access = EVERYTHING
-        if route.role is not None:
+        if passed:
+            access = decode_access(request.headers.get(ACCESS, ""))
+        elif route.role is not None:
             if context.door.stale:
                 await context.door.look()
             access = context.door.admit(route.role, request.headers.get("Authorization"))
@@ -113,6 +126,8 @@ class Service:
             access.check(call.stream_id)
         elif route.all_streams:
             access.check_unlimited("this")
+        if route.by_leader and context.passing is not None and not (passed or context.node.leads):
+            return await context.passing.pass_on(call)
         query = (
             params.parse(route.query, raw_query, context.maxima) if raw_query else self._default(route.query)
         )

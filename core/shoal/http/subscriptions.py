@@ -253,12 +253,23 @@ def _route(
     answer: Answer,
     body: Any = None,
     problems: tuple[type[ShoalError], ...] = (NotFound,),
+    *,
+    by_leader: bool = False,
 ) -> Route[Q]:
     """A route of one subscription that is there."""
     status = 204 if answer.body is None else 200
     sent = None if body is None else Body(body)
     return Route(
-        method, _ONE + below, _of_own(handler), query, role, summary, {status: answer}, sent, problems
+        method,
+        _ONE + below,
+        _of_own(handler),
+        query,
+        role,
+        summary,
+        {status: answer},
+        sent,
+        problems,
+        by_leader=by_leader,
     )
 
 
@@ -299,6 +310,7 @@ ROUTES: Final[tuple[Route[Any], ...]] = (
         Answer("What there is, which may be nothing", bodies.DeliveredEvents),
         bodies.SentPull,
         (NotFound, AlreadyExists),
+        by_leader=True,
     ),
     _route(
         "GET",
@@ -310,9 +322,19 @@ ROUTES: Final[tuple[Route[Any], ...]] = (
         Answer("Events, each leased", str, (negotiation.SSE,)),
         None,
         (NotFound, AlreadyExists),
+        by_leader=True,
     ),
     _route(
-        "POST", "/ack", ack, NoQuery, "read", "Settle events", _SETTLED, bodies.Acks, (NotFound, LeaseExpired)
+        "POST",
+        "/ack",
+        ack,
+        NoQuery,
+        "read",
+        "Settle events",
+        _SETTLED,
+        bodies.Acks,
+        (NotFound, LeaseExpired),
+        by_leader=True,
     ),
     _route(
         "POST",
@@ -324,6 +346,7 @@ ROUTES: Final[tuple[Route[Any], ...]] = (
         Answer("So it is", bodies.Checkpoint),
         bodies.SentNack,
         (NotFound, LeaseExpired),
+        by_leader=True,
     ),
     _route(
         "POST",
@@ -334,6 +357,7 @@ ROUTES: Final[tuple[Route[Any], ...]] = (
         "Give back what a consumer has leased",
         Answer("It has nothing any more"),
         bodies.SentLeave,
+        by_leader=True,
     ),
     _route(
         "GET",
@@ -371,5 +395,6 @@ ROUTES: Final[tuple[Route[Any], ...]] = (
         "read",
         "Where a subscription stands",
         Answer("Numbers and consumers", SubscriptionStats),
+        by_leader=True,
     ),
 )

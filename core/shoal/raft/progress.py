@@ -35,6 +35,8 @@ class Progress:
         """When `matched` moved last, or something was sent to one with nothing under way."""
         self.wish_ms = 0
         self.read_round = 0
+        self.told_commit = 0
+        """The commit index that it was sent last."""
         self._in_flight: deque[tuple[int, int]] = deque()
         self._in_flight_bytes = 0
 

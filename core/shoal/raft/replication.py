@@ -92,7 +92,7 @@ class Replication:
                 progress.probe(progress.next_index)
                 progress.probing = True
             return False
-        self._send(node_id, progress, entries)
+        self._send(node_id, progress, entries, progress.next_index - 1)
         return True
 
     def fetched(self, node_id: str, entries: Sequence[Entry]) -> None:
@@ -107,11 +107,11 @@ class Replication:
             if self._state.log.term_at(progress.next_index - 1) is None:
                 progress.fall_behind()
             elif self._state.log.term_at(entries[-1].index) == entries[-1].term:
-                self._send(node_id, progress, list(entries))
+                self._send(node_id, progress, list(entries), progress.next_index - 1)
 
-    def _send(self, node_id: str, progress: Progress, entries: list[Entry]) -> None:
-        prev_index = progress.next_index - 1
+    def _send(self, node_id: str, progress: Progress, entries: list[Entry], prev_index: int) -> None:
         self._state.send(node_id, self._message(prev_index, entries))
+        progress.told_commit = self._state.log.commit
         if entries:
             size = sum(len(entry.data) for entry in entries)
             progress.sent(entries[-1].index, size, self._state.now_ms)
@@ -153,7 +153,15 @@ class Replication:
             if state.log.term_at(prev_index) is None:
                 progress.fall_behind()
                 continue
-            state.send(node_id, self._message(prev_index, []))
+            self._send(node_id, progress, [], prev_index)
+
+    def tell_commit(self) -> None:
+        """To those who hold entries and have not heard that they are committed: someone may wait for that there."""
+        commit = self._state.log.commit
+        for node_id, progress in self.progress.items():
+            told = progress.told_commit
+            if progress.pace is Pace.REPLICATE and told < commit and told < progress.matched:
+                self._send(node_id, progress, [], progress.matched)
 
     def _send_behind(self, node_id: str) -> None:
         state, first = self._state, self._state.log.first_index

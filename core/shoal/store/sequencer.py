@@ -111,6 +111,9 @@ class Sequencer:
         self._conditions = Conditions(self.stores, fetcher, self._lanes, self._wake)
         self.followers = FromFollowers(consensus, clock, self._queue_passed_on)
         """Where commands go that a follower passes on."""
+        self._decider.catalog_changed = self._on_catalog
+        self.catalog_changed: Callable[[CreateStore | DropStore], None] = _unheard
+        """Called with each decided command that makes or drops a store."""
         self.term_began: Callable[[], None] = _nothing
         """Called when the first entry of a term is decided."""
         self.disk_full: DiskFull | None = None
@@ -145,15 +148,10 @@ class Sequencer:
         """Entries up to `index` are in the database."""
         self._decider.applied_index, self._decider.applied_term = index, term
 
-    def on_catalog(self, changed: Callable[[CreateStore | DropStore], None]) -> None:
-        """Have `changed` called with each decided command that makes or drops a store."""
-
-        def hear(command: CreateStore | DropStore) -> None:
-            if isinstance(command, DropStore):
-                self._lanes.leave_store(command.store)
-            changed(command)
-
-        self._decider.catalog_changed = hear
+    def _on_catalog(self, command: CreateStore | DropStore) -> None:
+        if isinstance(command, DropStore):
+            self._lanes.leave_store(command.store)
+        self.catalog_changed(command)
 
     # -- taking commands -------------------------------------------------------------------------
 
@@ -498,3 +496,7 @@ class Sequencer:
 
 def _nothing() -> None:
     """Nobody wants to know of terms."""
+
+
+def _unheard(_: CreateStore | DropStore) -> None:
+    """Nobody wants to know of stores."""
