@@ -11,17 +11,16 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any, Final, Self
 
 import msgspec
 
 from shoal import telemetry
+from shoal.beginning import Beginning
 from shoal.catch_up import CatchUp, CopyWord
 from shoal.clock import Clock
-from shoal.cluster import promise
 from shoal.cluster.addresses import reachable_addresses
-from shoal.cluster.bootstrap import Bootstrap, Candidate
+from shoal.cluster.bootstrap import Candidate
 from shoal.cluster.frames import FrameError, pack, unpack
 from shoal.cluster.identity import Identity, load_identity
 from shoal.cluster.transport import Transport
@@ -34,7 +33,6 @@ from shoal.raft import membership
 from shoal.raft.errors import ChangeRefused
 from shoal.raft.log import Configuration, Member
 from shoal.raft.messages import Message
-from shoal.storage.workers import run_job
 from shoal.store.forwarding import Forward, Refused
 
 TICK_S: Final = 1.0
@@ -72,8 +70,6 @@ class ClusterNode:
         self._loop = asyncio.get_running_loop()
         self._candidates: dict[str, PeerSeen] = {}
         self._alive: set[str] = set()
-        self._bootstrap: Bootstrap | None = None
-        self._saving = False
         self._ticking: asyncio.Task[None] | None = None
         self._changing: asyncio.Task[None] | None = None
         self.must_reopen = asyncio.Event()
@@ -97,6 +93,10 @@ class ClusterNode:
             random=node.random,
             http=lambda: self.peer_http(),  # noqa: PLW0108 - set after the transport is made
         )
+        self._beginning = Beginning(node, self.transport, self._begin_group)
+
+    def _begin_group(self, members: Sequence[Member]) -> None:
+        self._run(self._driver.begin_group(members, self.node.random))
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -141,24 +141,18 @@ class ClusterNode:
         driver.behind = self._copies.fetch
         node.sequencer.followers.refuse = driver.peers.send
         node.leadership.on_change.append(self._on_change)
-        if not self._configuration.members and self.config.bootstrap_expect > 1:
-            await self._begin_bootstrap()
+        if not self._configuration.members:
+            own = Candidate(
+                self._driver.own.node_id,
+                self._driver.own.incarnation,
+                self._identity.key_hash,
+                self.addresses,
+                self._url,
+                cluster_id=self._identity.cluster_id,
+            )
+            await self._beginning.begin(own, self.config.bootstrap_expect)
         self._on_change()
         self._ticking = self._loop.create_task(self._tick())
-
-    async def _begin_bootstrap(self) -> None:
-        data_dir = self.config.data_dir
-        granted = await run_job(self.node.helper, partial(promise.load_promise, data_dir))
-        own = self._driver.own
-        candidate = Candidate(
-            own.node_id,
-            own.incarnation,
-            self._identity.key_hash,
-            self.addresses,
-            self._url,
-            cluster_id=self._identity.cluster_id,
-        )
-        self._bootstrap = Bootstrap(candidate, self.config.bootstrap_expect, granted)
 
     async def __aenter__(self) -> Self:
         """The node itself."""
@@ -220,24 +214,14 @@ class ClusterNode:
         self._candidates[hello.node_id] = seen
         if self._member(hello.node_id) is not None:
             self.on_member(hello.node_id, self._where(seen))
-        if self._bootstrap is not None:
-            candidate = Candidate(
-                hello.node_id,
-                hello.incarnation,
-                seen.key_hash,
-                hello.addresses,
-                hello.url,
-                hello.empty,
-                hello.cluster_id,
-            )
-            self._bootstrap.hear(candidate, self._now_ms())
+        self._beginning.seen(seen)
         self._dial()
 
     def _on_lost(self, node_id: str) -> None:
         self._driver.lost(node_id)
-        if self._bootstrap is not None:
+        if not self._configuration.members:
             self._candidates.pop(node_id, None)
-            self._bootstrap.lost(node_id, self._now_ms())
+        self._beginning.lost(node_id)
 
     def _dial(self) -> None:
         """Connect to the members; a board without any, to whom it has met."""
@@ -284,12 +268,7 @@ class ClusterNode:
 
     def _received(self, sender: str, value: Any) -> None:
         if isinstance(value, bytes):
-            message = promise.decode(value)
-            if message is None:
-                raise FrameError("a word of beginning that is none")
-            if self._bootstrap is not None:
-                self._bootstrap.step(sender, message, self._now_ms())
-                self._go_on_beginning()
+            self._beginning.receive(sender, value)
             return
         message = unpack(value, AnyMessage)
         if isinstance(message, Forward):
@@ -304,32 +283,6 @@ class ClusterNode:
         else:
             self._driver.receive(sender, message)
 
-    # -- beginning -------------------------------------------------------------------------------
-
-    def _go_on_beginning(self) -> None:
-        bootstrap = self._bootstrap
-        if bootstrap is None or self._saving:
-            return
-        if bootstrap.to_save is not None:
-            self._saving = True
-            saving = bootstrap.to_save
-            save = partial(promise.save_promise, self.config.data_dir, saving)
-            self.node.helper.submit(save, partial(self._on_saved, saving))
-            return
-        for node_id, message in bootstrap.ready():
-            self.transport.send(node_id, promise.encode(message))
-        if bootstrap.begun is not None:
-            self._bootstrap = None
-            self._run(self._driver.begin_group(bootstrap.begun, self.node.random))
-
-    def _on_saved(self, saved: promise.Promise, outcome: object) -> None:
-        self._saving = False
-        if isinstance(outcome, BaseException):
-            self.node.fail(outcome)
-        elif self._bootstrap is not None:
-            self._bootstrap.saved(saved)
-            self._go_on_beginning()
-
     # -- time ------------------------------------------------------------------------------------
 
     def _now_ms(self) -> int:
@@ -340,12 +293,9 @@ class ClusterNode:
             await asyncio.sleep(TICK_S)
             self._measure()
             self._tell_who_is_alive()
-            if self._bootstrap is not None:
-                if self._configuration.members:  # a member that had begun was quicker with the first entry
-                    self._bootstrap = None
-                else:
-                    self._bootstrap.handle_deadline(self._now_ms())
-                    self._go_on_beginning()
+            if self._configuration.members:
+                self._beginning.over()  # a member that had begun may have been quicker with the first entry
+            self._beginning.tick()
             self._look_around()
             if self._driver.serves and (self._changing is None or self._changing.done()):
                 self._changing = self._loop.create_task(self._tend())
@@ -481,7 +431,6 @@ class ClusterNode:
 
     def view(self) -> dict[str, Any]:
         """The cluster as this node sees it; see api.md, `GET /v1/cluster`."""
-        status = "" if self._bootstrap is None else self._bootstrap.status()
         met = {
             node_id: seen.hello.addresses
             for node_id, seen in self._candidates.items()
@@ -493,7 +442,7 @@ class ClusterNode:
             self._identity.cluster_id,
             alive=self.is_alive,
             met=met,
-            status=status,
+            status=self._beginning.status,
         )
 
 

@@ -112,7 +112,7 @@ class Sequencer:
         self.followers = FromFollowers(consensus, clock, self._queue_passed_on)
         """Where commands go that a follower passes on."""
         self._decider.catalog_changed = self._on_catalog
-        self.catalog_changed: Callable[[CreateStore | DropStore], None] = _unheard
+        self.catalog_changed: Callable[[CreateStore | DropStore], None] = _nothing
         """Called with each decided command that makes or drops a store."""
         self.term_began: Callable[[], None] = _nothing
         """Called when the first entry of a term is decided."""
@@ -494,9 +494,5 @@ class Sequencer:
         self.hand_over()
 
 
-def _nothing() -> None:
-    """Nobody wants to know of terms."""
-
-
-def _unheard(_: CreateStore | DropStore) -> None:
-    """Nobody wants to know of stores."""
+def _nothing(*_: object) -> None:
+    """Nobody wants to know."""
