@@ -32,7 +32,7 @@ class Board:
         self.found: list[Any] = []
         """What searches find, one after the other: a hit, None, an error, or a future of one of them."""
         self.backlog = 0
-        self.serves, self.leader, self.term = True, "board", 1
+        self.role, self.serves, self.leader, self.term = "leader", True, "board", 1
         self.index = 0
         self.failures: list[BaseException] = []
         self.hand_overs: list[int] = []

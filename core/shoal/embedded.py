@@ -1,7 +1,8 @@
-"""`shoal.open`: a store in the caller's own process, without HTTP and network."""
+"""`shoal.open`: a store in the caller's own process, without HTTP."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -12,6 +13,7 @@ import msgspec
 from shoal.config import Config, StoreConfig
 from shoal.errors import ConfigError
 from shoal.node import Means, Node
+from shoal.store.context import ASK_AGAIN_S
 from shoal.store.local import LocalStore
 
 
@@ -41,11 +43,12 @@ def open_store(
     config: Config | None = None,
     means: Means | None = None,
 ) -> _Opening:
-    """Open an embedded store, alone in its process: no HTTP, no network.
+    """Open an embedded store, alone in its process: no HTTP, and no network unless `config` is that of a cluster.
 
     `async with shoal.open("my_store", data_dir="./data") as store: ...`. `config` carries further settings
     (its `data_dir` and `stores` are replaced). Raises DataDirLocked when the directory is open already, here or
-    in another process; ConfigError.
+    in another process; ConfigError. In a cluster, embed it where no copy of another board is needed: it does not
+    begin again by itself.
     """
     if not str(data_dir or "").strip():
         raise ConfigError("data_dir", f"write a directory, not {data_dir!r}")
@@ -54,9 +57,30 @@ def open_store(
     )
 
     async def start() -> LocalStore:
+        if settings.mode == "cluster":
+            return await _open_in_cluster(settings, name, means)
         node = await Node.open(settings, means=means)
         store = node.store(name)
         store.on_close = node.close
         return store
 
     return _Opening(start)
+
+
+async def _open_in_cluster(config: Config, name: str, means: Means | None) -> LocalStore:
+    """The store of a member; waits until the group has made it."""
+    from shoal.cluster_node import ClusterNode
+
+    member = await ClusterNode.open(config, means=means)
+    try:
+        await member.start(())
+        while name not in member.node.stores:
+            if member.node.failed.done():
+                member.node.failed.result()
+            await asyncio.sleep(ASK_AGAIN_S)
+    except BaseException:
+        await member.close()
+        raise
+    store = member.node.store(name)
+    store.on_close = member.close
+    return store

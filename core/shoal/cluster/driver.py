@@ -98,7 +98,7 @@ class RaftDriver:
         self._timer_ms = NEVER_MS
         self._pump_set = False
         self._stopped = False
-        self._told_commit = 0
+        self._telling = False
         self._seen: tuple[Role, str | None, int, bool] | None = None
         self._left: asyncio.Future[None] | None = None
         self.no_room = False
@@ -294,10 +294,9 @@ class RaftDriver:
             self._carry_out(ready)
         self._keep_time()
         core = self.core
-        if core.log.commit > self._told_commit:
-            self._told_commit = core.log.commit
-            if core.role == "leader" and not core.is_alone:
-                self._loop.call_soon(self._tell_commit, TURNS_FOR_MORE)
+        if not self._telling and core.untold:
+            self._telling = True
+            self._loop.call_soon(self._tell_commit, TURNS_FOR_MORE)
         seen = (core.role, core.leader, core.log.configuration_index, core.serves)
         if seen != self._seen:
             self._seen = seen
@@ -308,7 +307,9 @@ class RaftDriver:
     def _tell_commit(self, turns: int) -> None:
         if turns:  # those who wait here are answered meanwhile, and what they append next tells it too
             self._loop.call_soon(self._tell_commit, turns - 1)
-        elif not self._stopped:
+            return
+        self._telling = False
+        if not self._stopped:
             self.core.tell_commit(self._clock.monotonic_ms())
             self._pump()
 

@@ -356,6 +356,11 @@ class RaftNode:
         if now_ms >= leading.heartbeat_ms:
             leading.heartbeat()
 
+    @property
+    def untold(self) -> bool:
+        """Whether `tell_commit` has anything to tell."""
+        return self._leading is not None and self._leading.untold
+
     def tell_commit(self, now_ms: int) -> None:
         """On a leader: have the followers hear what is committed, if no entries have told them. No rule needs it."""
         self._state.now_ms = now_ms

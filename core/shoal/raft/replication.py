@@ -155,12 +155,19 @@ class Replication:
                 continue
             self._send(node_id, progress, [], prev_index)
 
+    @property
+    def untold(self) -> bool:
+        """Whether someone holds entries and has not heard that they are committed, and may wait for that."""
+        return any(self._is_untold(progress) for progress in self.progress.values())
+
+    def _is_untold(self, progress: Progress) -> bool:
+        told = progress.told_commit
+        return progress.pace is Pace.REPLICATE and told < self._state.log.commit and told < progress.matched
+
     def tell_commit(self) -> None:
-        """To those who hold entries and have not heard that they are committed: someone may wait for that there."""
-        commit = self._state.log.commit
+        """To those who are `untold`."""
         for node_id, progress in self.progress.items():
-            told = progress.told_commit
-            if progress.pace is Pace.REPLICATE and told < commit and told < progress.matched:
+            if self._is_untold(progress):
                 self._send(node_id, progress, [], progress.matched)
 
     def _send_behind(self, node_id: str) -> None:

@@ -11,7 +11,7 @@ caller: so the answer needs no message, and whoever wrote here can read it here.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from shoal.errors import CLASSES, NoLeader, ShoalError, ShuttingDown
 from shoal.model.commands import Command, Origin
 from shoal.store.lanes import Pending
 
+RESEND_MS = 500
 TAKEN_MAX = 100_000
 """Numbers that a leader remembers of one follower: more than can wait at once."""
 
@@ -57,6 +58,14 @@ _RETRIED = (NoLeader, ShuttingDown)
 """Refusals that say nothing about the command: it may go to the next leader."""
 
 
+class _Sent(msgspec.Struct, gc=False, eq=False):
+    """A command on its way: in which term it left, and when last (monotonic)."""
+
+    pending: Pending
+    term: int
+    sent_ms: int
+
+
 class Forwarding:
     """What this node has passed on. Numbers begin where no earlier life of the node has been."""
 
@@ -64,7 +73,7 @@ class Forwarding:
         self._node_id = node_id
         self._next = first_number
         self._send = send
-        self._sent: dict[int, tuple[int, Pending]] = {}
+        self._sent: dict[int, _Sent] = {}
 
     @property
     def waiting(self) -> int:
@@ -73,61 +82,41 @@ class Forwarding:
 
     def pass_on(self, batch: Sequence[Pending], leader: str, term: int, now_ms: int) -> bool:
         """Send commands to the leader. False: they did not leave."""
-        first = self._next
+        sent = {self._next + n: _Sent(pending, term, now_ms) for n, pending in enumerate(batch)}
         self._next += len(batch)
-        items = [
-            Item(
-                first + n,
-                pending.command,
-                pending.lane,
-                max(pending.size, 0),
-                max(1, pending.deadline_ms - now_ms),
-            )
-            for n, pending in enumerate(batch)
-        ]
-        if not self._send(leader, Forward(term, _encode(items))):
+        if not self._send(leader, _forward(term, sent, now_ms)):
             return False
-        for item, pending in zip(items, batch, strict=True):
-            self._sent[item.number] = (term, pending)
+        self._sent |= sent
         return True
 
-    def again(self, leader: str, term: int, now_ms: int) -> None:
-        """The connection to the leader broke and is there again: what may be lost is sent again."""
-        items = [
-            Item(
-                number,
-                pending.command,
-                pending.lane,
-                max(pending.size, 0),
-                max(1, pending.deadline_ms - now_ms),
-            )
-            for number, (sent_term, pending) in self._sent.items()
-            if sent_term == term
-        ]
-        if items:
-            self._send(leader, Forward(term, _encode(items)))
+    def resend(self, leader: str | None, term: int, now_ms: int) -> None:
+        """What was not answered for long may have been lost with a connection: the leader takes each once."""
+        due = {n: s for n, s in self._sent.items() if s.term == term and now_ms - s.sent_ms >= RESEND_MS}
+        if due and leader is not None and self._send(leader, _forward(term, due, now_ms)):
+            for sent in due.values():
+                sent.sent_ms = now_ms
 
     def answered(self, origins: Sequence[Origin]) -> dict[int, Pending]:
         """Those of an applied entry that wait here, by the command's place in it."""
         found: dict[int, Pending] = {}
         for origin in origins:
             if origin.node_id == self._node_id:
-                _, pending = self._sent.pop(origin.number, (0, None))
-                if pending is not None:
-                    found[origin.place] = pending
+                sent = self._sent.pop(origin.number, None)
+                if sent is not None:
+                    found[origin.place] = sent.pending
         return found
 
     def overtaken(self, term: int) -> list[Pending]:
         """Those passed on before `term`, of which an entry is applied: they will never be."""
-        numbers = [number for number, (sent_term, _) in self._sent.items() if sent_term < term]
-        return [self._sent.pop(number)[1] for number in numbers]
+        numbers = [number for number, sent in self._sent.items() if sent.term < term]
+        return [self._sent.pop(number).pending for number in numbers]
 
     def refused(self, refusal: Refused) -> Pending | None:
         """The leader refused a command; the command, if it is to be passed on again."""
-        term, pending = self._sent.get(refusal.number, (0, None))
-        if pending is None or term != refusal.term:
+        sent = self._sent.get(refusal.number)
+        if sent is None or sent.term != refusal.term:
             return None
-        del self._sent[refusal.number]
+        pending = self._sent.pop(refusal.number).pending
         error = _error_of(refusal)
         if isinstance(error, _RETRIED):
             return pending
@@ -136,14 +125,22 @@ class Forwarding:
 
     def expire(self, now_ms: int, error: Callable[[], ShoalError]) -> None:
         """Answer those that have waited too long: they may still be applied."""
-        for number in [n for n, (_, pending) in self._sent.items() if pending.deadline_ms <= now_ms]:
-            self._sent.pop(number)[1].fail(error())
+        for number in [n for n, sent in self._sent.items() if sent.pending.deadline_ms <= now_ms]:
+            self._sent.pop(number).pending.fail(error())
 
     def fail_all(self, error: Callable[[], ShoalError]) -> None:
         """Answer everything."""
-        for _, pending in self._sent.values():
-            pending.fail(error())
+        for sent in self._sent.values():
+            sent.pending.fail(error())
         self._sent.clear()
+
+
+def _forward(term: int, sent: Mapping[int, _Sent], now_ms: int) -> Forward:
+    items = [
+        Item(n, p.command, p.lane, max(p.size, 0), max(1, p.deadline_ms - now_ms))
+        for n, p in ((number, each.pending) for number, each in sent.items())
+    ]
+    return Forward(term, _encode(items))
 
 
 class Taken:
@@ -152,6 +149,7 @@ class Taken:
     def __init__(self) -> None:
         self._term = 0
         self._numbers: dict[str, OrderedDict[int, None]] = {}
+        self._forgotten: dict[str, int] = {}
 
     def fresh(self, sender: str, forward: Forward) -> list[Item]:
         """The commands that were not taken before. Raises ValueError for what is no list of commands."""
@@ -160,12 +158,14 @@ class Taken:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{sender} passed on what is no command: {error}") from error
         if forward.term != self._term:
-            self._term, self._numbers = forward.term, {}
+            self._term, self._numbers, self._forgotten = forward.term, {}, {}
         known = self._numbers.setdefault(sender, OrderedDict())
-        found = [item for item in items if item.number not in known]
+        forgotten = self._forgotten.get(sender, -1)
+        found = [item for item in items if item.number > forgotten and item.number not in known]
         known.update(dict.fromkeys(item.number for item in found))
         while len(known) > TAKEN_MAX:
-            known.popitem(last=False)
+            number, _ = known.popitem(last=False)
+            self._forgotten[sender] = max(number, self._forgotten.get(sender, -1))
         return found
 
 

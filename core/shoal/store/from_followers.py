@@ -27,7 +27,7 @@ class FromFollowers:
 
     def take(self, sender: str, forward: Forward) -> None:
         """Commands of a follower. Raises ValueError for what is none."""
-        if not self._consensus.serves or forward.term != self._consensus.term:
+        if self._consensus.role != "leader" or forward.term != self._consensus.term:
             return  # the follower learns of the term that follows, and passes them on again
         now_ms = self._clock.monotonic_ms()
         for item in self._taken.fresh(sender, forward):

@@ -33,6 +33,10 @@ class Consensus(Protocol):
     """The replicated log, as seen by whoever proposes."""
 
     @property
+    def role(self) -> str:
+        """leader, or another."""
+
+    @property
     def serves(self) -> bool:
         """Whether this node leads, and everything committed before it led has been handed out."""
 

@@ -222,6 +222,7 @@ class Sequencer:
             if pending.deadline_ms <= now:
                 pending.fail(self._unknown())
         self._forwarding.expire(now, self._unknown)
+        self._forwarding.resend(self._consensus.leader, self._consensus.term, now)
         self._lanes.expire(now, self._late)
         self._sweeping = bool(batch) or self.waiting > 0 or self._forwarding.waiting > 0
         if self._sweeping:
@@ -263,7 +264,7 @@ class Sequencer:
             taken, term = self._lanes.take(self._conditions.may_go), consensus.term
             # What a follower passed on in an earlier term, it passes on again where that is due.
             return [pending for pending in taken if pending.origin is None or pending.origin.term == term]
-        leader = consensus.leader
+        leader = consensus.leader if consensus.role != "leader" else None  # one that serves soon waits for it
         if leader is not None and self._forwarding.waiting < FORWARDED_MAX:
             batch = self._own_only(self._lanes.take(self._conditions.may_go))
             if batch:
@@ -380,11 +381,6 @@ class Sequencer:
         if pending is not None:
             self._lanes.put_back([pending])
             self._loop.call_later(SWEEP_MS / 1_000, self._wake)
-
-    def forward_again(self, node_id: str) -> None:
-        """The connection to `node_id` was broken: if it leads, it may lack what was passed on."""
-        if self._consensus.leader == node_id:
-            self._forwarding.again(node_id, self._consensus.term, self._clock.monotonic_ms())
 
     # -- deciding --------------------------------------------------------------------------------
 
