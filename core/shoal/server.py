@@ -24,15 +24,15 @@ import msgspec
 from shoal import telemetry
 from shoal.address import is_loopback, split_address
 from shoal.clock import Clock, SystemClock
-from shoal.cluster_node import ClusterNode
 from shoal.config import Config
 from shoal.errors import AlreadyExists, ConfigError, DataDirLocked, ShoalError
-from shoal.http import Connections, Passing, Service
+from shoal.http import Connections, Service
 from shoal.node import Means, Node
 from shoal.supervisor import Supervisor
 from shoal.tokens import TokenFile
 
 if TYPE_CHECKING:
+    from shoal.cluster_node import ClusterNode
     from shoal.otel import Export
 
 DRAIN_S: Final = 10.0
@@ -102,6 +102,8 @@ class Shoald:
         """The node alone, or the node in its cluster."""
         config, means = self._config, self._means
         if config.mode == "cluster":
+            from shoal.cluster_node import ClusterNode  # a board alone needs no TLS between nodes
+
             self._cluster = await self._stack.enter_async_context(
                 await ClusterNode.open(config, means=means, clock=clock)
             )
@@ -148,6 +150,7 @@ class Shoald:
         from shoal.cluster.beacon import Beacon
         from shoal.cluster.discovery import Discovery, read_secret
         from shoal.cluster.known_peers import next_boot
+        from shoal.http.passing import Passing
 
         config, info = self._config, self._node.info()
         passing = self._service.context.passing = Passing(cluster)
