@@ -248,6 +248,18 @@ async def test_what_was_passed_on_to_a_deposed_leader_is_left_to_who_passed_it_o
     pair.leader.sync(Superseded(2))
     await pair.leader.turn()
     assert pair.leader.sequencer.waiting == 0
+    assert pair.leader.proposed[1:] == []
+
+
+async def test_who_leads_again_in_a_later_term_leaves_what_was_passed_on_in_the_earlier(pair):
+    pair.follower.append()
+    await pair.follower.turn()
+    await pair.carry()
+    pair.leader.term = 3
+    pair.leader.answer_fetch()
+    pair.leader.sync(Superseded(2))
+    await pair.leader.turn()
+    assert pair.leader.proposed[1:] == []
 
 
 def test_what_is_remembered_is_bounded_and_what_is_forgotten_is_not_taken_again(monkeypatch):

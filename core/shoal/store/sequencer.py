@@ -422,7 +422,7 @@ class Sequencer:
         if isinstance(why, DiskFull):
             self._disk_full(batch, why)
             return
-        self._lanes.put_back(self._own_only(batch))  # it was never applied: it may go to the next leader
+        self._lanes.put_back(batch)  # it was never applied: it may go to the next leader
         self._wake()
 
     def hand_over(self) -> None:
