@@ -15,7 +15,8 @@ from shoal.cluster.link import Link
 
 BACKOFF_S_MIN: Final = 0.05
 BACKOFF_S_MAX: Final = 2.0
-RTT_SAMPLES: Final = 64
+RTT_SAMPLES: Final = 16
+"""Of as many seconds: a network that was slow is not to slow elections for long."""
 
 _log: Final = logging.getLogger("shoal.transport")
 
@@ -60,9 +61,9 @@ class RoundTrips:
             self._samples_ms = [*self._samples_ms[1 - RTT_SAMPLES :], float(now_ms - sent_ms)]
 
     def high_ms(self) -> float | None:
-        """What all but one in 32 took at most; so one pause of a process does not slow elections for a minute."""
+        """What all but the slowest took at most: one pause of a process does not slow elections."""
         ordered = sorted(self._samples_ms)
-        return ordered[-1 - len(ordered) // 32] if ordered else None
+        return ordered[-2:][0] if ordered else None
 
 
 class Dialler:
