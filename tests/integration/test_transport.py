@@ -74,7 +74,7 @@ async def test_nothing_is_sent_to_whom_there_is_no_connection(cluster: Reef) -> 
 async def test_round_trips_are_measured(cluster: Reef) -> None:
     one, _ = await cluster.pair()
     await one.tick()
-    await until(lambda: one.transport._diallers["two"]._round_trips._sent_ms)
+    await until(lambda: one.transport._diallers["two"]._round_trips._sent_ms is not None)
     one.clock.advance(7)
     await until(lambda: one.transport.rtt_ms("two") is not None)
     assert one.transport.rtt_ms("two") == 7

@@ -36,14 +36,40 @@ def test_a_far_peer_counts_until_it_is_near_again() -> None:
     assert pace.election_timeout_ms == FACTOR * 2
 
 
-def test_one_slow_ping_does_not_count_and_a_few_are_forgotten_in_seconds() -> None:
+def measured(*trips_ms: int) -> RoundTrips:
     trips = RoundTrips()
-    now_ms = 0
-    for trip_ms in (1, 400, 1):
-        trips.answered(trips.sent(now_ms), now_ms + trip_ms)
-    assert trips.high_ms() == 1
-    trips.answered(trips.sent(now_ms), now_ms + 400)
-    assert trips.high_ms() == 400
-    for _ in range(RTT_SAMPLES - 1):
-        trips.answered(trips.sent(now_ms), now_ms + 1)
-    assert trips.high_ms() == 1
+    for trip_ms in trips_ms:
+        trips.answered(trips.sent(0), trip_ms)
+    return trips
+
+
+def test_stalls_do_not_count_and_a_slow_network_does_while_it_is_slow() -> None:
+    fast = [1] * RTT_SAMPLES
+    assert RoundTrips().usual_ms() is None
+    assert measured(3).usual_ms() == 3
+    assert measured(*fast, 3_000, 2_000).usual_ms() == 1
+    slow = measured(*fast, *[400] * (RTT_SAMPLES // 2))
+    assert slow.usual_ms() == 400
+    for _ in range(RTT_SAMPLES):
+        slow.answered(slow.sent(0), 1)
+    assert slow.usual_ms() == 1
+
+
+def test_one_stall_is_measured_once_however_long_it_is() -> None:
+    trips = RoundTrips()
+    first = trips.sent(0)
+    assert [trips.sent(ms) for ms in (1_000, 2_000)] == [0, 0]
+    trips.answered(0, 2_900)
+    assert trips.usual_ms() is None
+    trips.answered(first, 3_000)
+    assert trips.usual_ms() == 3_000
+
+
+def test_a_ping_that_went_with_its_connection_is_not_waited_for() -> None:
+    trips = RoundTrips()
+    lost = trips.sent(0)
+    trips.broken()
+    following = trips.sent(9_000)
+    trips.answered(lost, 9_001)
+    trips.answered(following, 9_002)
+    assert trips.usual_ms() == 2

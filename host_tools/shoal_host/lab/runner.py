@@ -80,8 +80,9 @@ async def _torment(
     """All episodes under load. What comes late delays the rest: an episode keeps its length."""
     injector = Injector(cluster, lambda what: tell(f"{recorder.now_us() / 1e6:6.1f} s  {what}"))
     async with Workload(plan_.clients, plan_.seed, cluster.nodes, recorder) as workload:
+        begin_us = recorder.now_us()
         await asyncio.sleep(episodes[0].begin_s)
-        recorder.add(Stayed(NONE, "", (NONE,), 0, recorder.now_us(), recorder.now_us()))
+        recorder.add(Stayed(NONE, "", (NONE,), begin_us, recorder.now_us(), recorder.now_us()))
         for episode in episodes:
             workload.check()
             begin_us, begin_s = recorder.now_us(), time.monotonic()
