@@ -18,10 +18,11 @@ from shoal_host.lab.network import Network, Proxies
 from shoal_host.lab.recorder import Began, Found, Kept, Recorder, Stayed
 from shoal_host.lab.report import Report, judge
 from shoal_host.lab.schedule import NONE, Episode, Kind, plan
-from shoal_host.lab.workload import Workload
+from shoal_host.lab.workload import Workload, drain_all
 from shoal_host.local_cluster import Place, free_ports, issue_identities
 
 HISTORY: Final = "history.ndjson"
+CONSUMERS: Final = 2
 _HTTP_PORT: Final = 4589
 _PEER_PORT: Final = 4590
 
@@ -62,6 +63,7 @@ async def run(plan_: Plan, tell: Callable[[str], None]) -> Report:
             tell("all nodes are killed and started again, then their events are compared")
             await _restart_all(cluster)
             final, differences = await read_final(cluster.nodes)
+            await drain_all(plan_.seed, cluster.nodes, recorder)
         for what in differences:
             recorder.add(Found(what))
         for event in final:
@@ -79,7 +81,7 @@ async def _torment(
 ) -> None:
     """All episodes under load. What comes late delays the rest: an episode keeps its length."""
     injector = Injector(cluster, lambda what: tell(f"{recorder.now_us() / 1e6:6.1f} s  {what}"))
-    async with Workload(plan_.clients, plan_.seed, cluster.nodes, recorder) as workload:
+    async with Workload(plan_.clients, plan_.seed, cluster.nodes, recorder, consumers=CONSUMERS) as workload:
         begin_us = recorder.now_us()
         await asyncio.sleep(episodes[0].begin_s)
         recorder.add(Stayed(NONE, "", (NONE,), begin_us, recorder.now_us(), recorder.now_us()))
