@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -40,10 +40,13 @@ class Plan:
     data_dir: Path
     network: NetworkName = "auto"
     clients: int = 8
+    asked: bool = False
+    """Whether just these kinds are wanted: none may be left out."""
 
 
 async def run(plan_: Plan, tell: Callable[[str], None]) -> Report:
     """Run it; `tell` hears of the progress. Raises ShoalError when the nodes or their network cannot be had."""
+    plan_ = await _without_what_cannot_be(plan_, tell)
     episodes = plan(plan_.seed, plan_.nodes, plan_.seconds, plan_.kinds)
     require_empty(plan_.data_dir)
     network, places = await _place(plan_)
@@ -131,6 +134,16 @@ async def _place(plan_: Plan) -> tuple[Network, list[Place]]:
         for number, node_id in enumerate(node_ids)
     ]
     return network, places
+
+
+async def _without_what_cannot_be(plan_: Plan, tell: Callable[[str], None]) -> Plan:
+    """Without delays where namespaces are wanted and the kernel cannot delay; unless they were asked for."""
+    if plan_.network != "namespaces" or plan_.asked or "delay" not in plan_.kinds:
+        return plan_
+    if await namespaces.why_not(delays=False) or not await namespaces.why_not(delays=True):
+        return plan_
+    tell("delays are left out: this kernel has no netem; --network proxies has them")
+    return replace(plan_, kinds=tuple(kind for kind in plan_.kinds if kind != "delay"))
 
 
 async def _has_namespaces(plan_: Plan) -> bool:
