@@ -24,11 +24,19 @@ def content_of(event_type: str, data: Any) -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
+def name_of(client: str, number: int) -> str:
+    """What a history calls an event: its id, where the client gave it one."""
+    return f"{client}-{number}"
+
+
 def placed_event(event: dict[str, Any]) -> Placed:
     """From an event as HTTP gives it."""
+    name, data = event["event_id"], event["data"]
+    if not name.startswith("client-") and "client" in data:  # the store's id: known by what is in it
+        name = name_of(data["client"], data["n"])
     return Placed(
         event["stream_id"],
-        event["event_id"],
+        name,
         content_of(event["event_type"], event["data"]),
         event["version"],
         event["position"],

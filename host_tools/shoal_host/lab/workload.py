@@ -16,7 +16,7 @@ import aiohttp
 from shoal.errors import ShoalError, StreamNotFound, WrongExpectedVersion
 from shoal.testing.history import DRAIN, Consistency, Placed, placed
 from shoal.types import ANY_VERSION, NO_STREAM
-from shoal_host.lab.calls import Caller, content_of, placed_event
+from shoal_host.lab.calls import Caller, content_of, name_of, placed_event
 from shoal_host.lab.cluster import LabNode
 from shoal_host.lab.consumer import Consumer, drain
 from shoal_host.lab.recorder import Recorder
@@ -85,17 +85,23 @@ class Client:
         return await self._read(self._rng.choice((self._name, *_SHARED)), self._rng.choice(_CONSISTENCIES))
 
     def _events(self) -> list[dict[str, Any]]:
-        made = []
+        """One or some, mostly with ids of their own: by those the store knows what comes twice."""
+        made: list[dict[str, Any]] = []
+        own_ids = self._rng.random() < 0.7
         for _ in range(self._rng.choice((1, 1, 1, 2, 5))):
             self._sent += 1
             data = {"client": self._name, "n": self._sent, "text": "x" * self._rng.choice((0, 40, 400))}
-            event_id = f"{self._name}-{self._sent}"
-            made.append({"event_type": "lab_tried", "event_id": event_id, "data": data})
+            event_id = {"event_id": name_of(self._name, self._sent)} if own_ids else {}
+            made.append({"event_type": "lab_tried", "data": data, **event_id})
         return made
 
     async def _append(self, stream_id: str, events: list[dict[str, Any]], expected: int) -> bool:
         sent = tuple(
-            Placed(stream_id, event["event_id"], content_of(event["event_type"], event["data"]))
+            Placed(
+                stream_id,
+                name_of(self._name, event["data"]["n"]),
+                content_of(event["event_type"], event["data"]),
+            )
             for event in events
         )
         call = self._caller.begin("append", stream_id=stream_id, events=sent, expected_version=expected)
@@ -117,7 +123,8 @@ class Client:
         if isinstance(error, WrongExpectedVersion):
             self._saw(stream_id, error.actual)
         elif error.outcome == "unknown":
-            self._in_doubt = stream_id, events, expected
+            if "event_id" in events[0]:  # others must not be sent again
+                self._in_doubt = stream_id, events, expected
             if stream_id == self._name:
                 self._own_version = None
 
