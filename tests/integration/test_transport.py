@@ -263,6 +263,36 @@ async def test_http_of_a_removed_node_is_closed(cluster: Reef) -> None:
     await until(lambda: all(not link.handed_over for link in two.transport._links))
 
 
+async def test_http_that_closes_its_connection_twice_stops_nothing(cluster: Reef) -> None:
+    """As aiohttp does. asyncio forgets TLS at the second time, and then has no answer to anything."""
+    two = await cluster.node("two", http=Impatient)
+    one = await cluster.node("one")
+    one.admit(two)
+    two.admit(one)
+    one.dial(two)
+    await until(lambda: one.transport.connected("two"))
+    host, port = two.address.split(":")
+    reader, writer = await asyncio.open_connection(
+        host, int(port), ssl=one.transport.http_context(), server_hostname=""
+    )
+    writer.write(b"GET /")
+    await until(lambda: any(link.handed_over and link._transport._closed for link in two.transport._links))
+    two.transport.recheck()
+    await two.tick()
+    await until(lambda: all(not link.handed_over for link in two.transport._links))
+    writer.transport.abort()
+    del reader
+
+
+class Impatient(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.close()
+        self.transport.close()
+
+
 class Echo(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport

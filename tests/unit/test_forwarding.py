@@ -19,7 +19,7 @@ from shoal.errors import (
     WrongExpectedVersion,
 )
 from shoal.model.commands import CreateStore, Origin
-from shoal.store.forwarding import Forward, Forwarding, Refused, Taken, refusal
+from shoal.store.forwarding import RESEND_MS, Forward, Forwarding, Refused, Taken, refusal
 from shoal.store.lanes import Pending
 
 TERM = 7
@@ -104,7 +104,7 @@ async def test_what_did_not_leave_does_not_wait() -> None:
 async def test_what_is_sent_twice_is_taken_once_in_a_term() -> None:
     board, taken = Board(), Taken()
     board.pass_on()
-    board.forwarding.again("n1", TERM, 2_000)
+    board.forwarding.resend("n1", TERM, 1_000 + RESEND_MS)
     (_, first), (_, second) = board.sent
     assert [item.number for item in taken.fresh("n2", first)] == [100]
     assert taken.fresh("n2", second) == []
