@@ -7,6 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+NODES ?= 1
 IMAGES ?= 50000
 
 SHELL := /bin/bash
@@ -27,8 +28,8 @@ INSTALL = $(BIN)/python -m pip install --quiet --editable
 ##@ Use
 
 .PHONY: run
-run: $(RUN)  ## Start one board: a store, and an agent that appends this machine's readings. ARGS goes to `shoal up`.
-	@exec $(BIN)/shoal up --from-make --agent --data-dir ./shoal-data $(ARGS)
+run: $(RUN)  ## Start a board, or a cluster of NODES=3, and an agent that appends this machine's readings. ARGS goes to `shoal up`.
+	@exec $(BIN)/shoal up --from-make --agent --nodes $(NODES) --data-dir ./shoal-data$(patsubst %,-%,$(filter-out 1,$(NODES))) $(ARGS)
 
 .PHONY: bench
 bench: $(BENCH)  ## Measure, and compare with fdatasync, raw SQLite and others. ARGS=--json for JSON.

@@ -39,6 +39,7 @@ document carries beside `code`, `title` and `detail`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final, Literal
 
@@ -334,3 +335,32 @@ def _tree(root: type[ShoalError]) -> Iterator[type[ShoalError]]:
 
 CLASSES: Final[Mapping[str, type[ShoalError]]] = {cls.code: cls for cls in _tree(ShoalError)}
 """Every error class by its code."""
+
+_FACT_OF_ARGUMENT: Final = {"expected": "expected_version", "actual": "actual_version"}
+
+
+def rebuild(code: str, detail: str, facts: Mapping[str, Any]) -> ShoalError:
+    """The error that another process raised, from what it told of it; never raises.
+
+    An InternalError if the code is not known or facts are missing.
+    """
+    cls = CLASSES.get(code, InternalError)
+    left = dict(facts)
+    arguments: dict[str, Any] = {}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= left
+        elif name == "detail":
+            arguments[name] = detail
+        else:
+            fact = left.pop(_FACT_OF_ARGUMENT.get(name, name), parameter.default)
+            if fact is not parameter.empty:
+                arguments[name] = fact
+    try:
+        error = cls(**arguments)
+    except TypeError:
+        return InternalError(f"the board's answer {code!r} lacks facts: {detail}")
+    if detail:
+        error.detail = detail
+        error.args = (detail,)
+    return error

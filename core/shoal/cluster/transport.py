@@ -148,7 +148,7 @@ class Transport:
         return control.address if control is not None and control.ready else None
 
     def rtt_ms(self, node_id: str) -> float | None:
-        """The round trip time that nearly all of the last 64 pings kept to; None until one is measured."""
+        """The round trip time that three of four of the last pings kept to; None until one is measured."""
         dialler = self._diallers.get(node_id)
         return None if dialler is None else dialler.rtt_ms()
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from shoal.errors import CLASSES, NoLeader, ShoalError, ShuttingDown
+from shoal.errors import NoLeader, ShoalError, ShuttingDown, rebuild
 from shoal.model.commands import Command, Origin
 from shoal.store.lanes import Pending
 
@@ -117,7 +117,7 @@ class Forwarding:
         if sent is None or sent.term != refusal.term:
             return None
         pending = self._sent.pop(refusal.number).pending
-        error = _error_of(refusal)
+        error = rebuild(refusal.code, refusal.detail, refusal.facts)
         if isinstance(error, _RETRIED):
             return pending
         pending.fail(error)
@@ -172,9 +172,3 @@ class Taken:
 def refusal(term: int, number: int, error: ShoalError) -> Refused:
     """What tells a follower that its command was refused."""
     return Refused(term, number, error.code, error.detail, error.facts)
-
-
-def _error_of(refused: Refused) -> ShoalError:
-    error = CLASSES.get(refused.code, ShoalError)(refused.detail)
-    error.facts = refused.facts
-    return error
