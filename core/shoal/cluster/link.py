@@ -54,6 +54,9 @@ class Owner(Protocol):
     def link_handler(self, link: Link, protocol: str) -> Callable[[], asyncio.Protocol] | None:
         """What takes over a connection that is not for frames; None to close it."""
 
+    def link_refused(self, link: Link, refusal: Refusal) -> None:
+        """The other side will not have this node."""
+
     def link_closed(self, link: Link) -> None:
         """The connection is gone."""
 
@@ -219,6 +222,7 @@ class Link(asyncio.Protocol):
         if isinstance(word, Hello) and self.peer is None:
             self._greet(word)
         elif isinstance(word, Refusal):
+            self._owner.link_refused(self, word)
             self.end(f"refused, {word.reason}: {word.detail}"[:500])
         elif isinstance(word, Welcome) and not self._welcome and self.peer is not None:
             self._welcome = True

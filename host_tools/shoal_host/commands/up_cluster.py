@@ -129,18 +129,18 @@ class Boards:
         _signal(node, signal.SIGSTOP if hit[1] == "p" else signal.SIGCONT)
         return f"{name} is paused, c{number + 1} lets it go on" if hit[1] == "p" else f"{name} goes on"
 
-    async def _start(self, number: int) -> None:
+    async def _start(self, number: int, *, alone: bool = True) -> None:
         place, token = self._places[number], self._tokens[number]
         options = self._options(place, self._places)
         node = await start_node(
-            place.data_dir, place.listen, token, self._heard, name=place.node_id, options=options
+            place.data_dir, place.listen, token, self._heard, name=place.node_id, options=options, alone=alone
         )
         self.nodes[number] = node
         self._watching[number] = asyncio.create_task(self._watch(node))
 
     async def _start_again(self, number: int) -> str:
         try:
-            await self._start(number)
+            await self._start(number, alone=False)  # the others may be down, too
         except ShoalError as error:
             return one_line(str(error))
         return f"{self._places[number].node_id} is back"
