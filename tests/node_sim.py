@@ -7,17 +7,21 @@ import gc
 import hashlib
 import random
 import shutil
+import sys
+import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 from node_kit import small
-from node_sim_clients import STORE, Client, Consumers, Desk, place_of
+from node_sim_clients import DELETED, STORE, Client, Consumers, Desk, place_of
 from node_sim_faults import Faults
+from node_sim_mutants import applied
 
 from shoal.config import Config
-from shoal.errors import ShoalError
+from shoal.errors import DiskFull, ShoalError
 from shoal.node import Node
 from shoal.raft.log import Member
 from shoal.raft.messages import Entry
@@ -25,6 +29,7 @@ from shoal.storage.segment import Identity
 from shoal.store.ports import Proposed
 from shoal.testing.history import History, Placed
 from shoal.testing.history_checks import check
+from shoal.testing.power_cut import scratch_root
 from shoal.testing.sim_loop import SimLoop, Stuck, virtual_time
 from shoal.testing.sim_network import SimNetwork
 from shoal.testing.sim_node import SimNode
@@ -32,6 +37,15 @@ from shoal.types import EventFilter
 
 LIVELY_S = 20.0
 """How long after all is mended everything must work again."""
+
+
+EXPECTED = (
+    *("power_cut", "many_lose_power", "restart", "partition", "cut_one_way", "reset", "stop_process"),
+    *("slow_disk", "stall", "fill_disk", "step_clock", "transfer", "be_unruly"),
+    *("append unknown", "append not-applied", "append again", "read applied", "read_all applied"),
+    *("delete applied", "delivered", "acked", "lease expired", "pull failed", "ack failed"),
+)
+"""What must have happened in a range of seeds, for it to say anything."""
 
 
 class Simulation:
@@ -59,7 +73,7 @@ class Simulation:
         self.consumers = Consumers(self.desk, "all")
         self._leaders: dict[int, str] = {}
         self._entries: dict[int, tuple[int, bytes]] = {}
-        self._over = False
+        self._quiet = self._over = False
 
     def _fork(self) -> random.Random:
         return random.Random(self.rng.getrandbits(64))
@@ -71,7 +85,9 @@ class Simulation:
             "reserve_bytes": 0,
         }
         config = small(directory / name, **storage)
-        return _replace(config, node_id=name, cluster_id="sim", mode="cluster", timeout_ms=2_000)
+        return msgspec.structs.replace(
+            config, node_id=name, cluster_id="sim", mode="cluster", timeout_ms=2_000
+        )
 
     # -- hearing ---------------------------------------------------------------------------------
 
@@ -98,6 +114,7 @@ class Simulation:
         try:
             with virtual_time(self.loop):
                 self.loop.run_until_complete(self._main())
+                self._watching.cancel()
             problems = [*self.loop.errors, *self.desk.violations]
             assert not problems, "\n".join(problems[:20])
         except (AssertionError, ShoalError, Stuck, RuntimeError) as error:
@@ -121,10 +138,11 @@ class Simulation:
             self.network.hosts[node.name] = node
             node.opened = self._watch
             node.start()
-        watching = self.loop.create_task(self._look_after())
+        self._watching = self.loop.create_task(self._look_after())
         await self._eventually(self._make_subscription, 30)
-        work = [self.loop.create_task(client.run(self._is_over, 0.15)) for client in self.clients]
-        work += [self.loop.create_task(self.consumers.consume(n, self._is_over, 0.1)) for n in range(2)]
+        pause_s = self.rng.choice((0.03, 0.1, 0.3))
+        clients = [self.loop.create_task(client.run(self._is_quiet, pause_s)) for client in self.clients]
+        work = [self.loop.create_task(self.consumers.consume(n, self._is_over, 0.1)) for n in range(2)]
         await self.faults.run(self.seconds, self.rng.choice((0.3, 1.0, 3.0)))
         await self.faults.heal()
         healed_s = self.loop.time()
@@ -134,11 +152,15 @@ class Simulation:
             await self._eventually(lambda node=node: client.read_all(node, "linearizable"), LIVELY_S)  # type: ignore[misc]
         self.trace(f"works again {self.loop.time() - healed_s:.1f} s after all was mended")
         await asyncio.sleep(1)
+        self._quiet = self.consumers.careful = True
+        await asyncio.gather(*clients)
         await self._eventually(self._is_drained, 60)
         self._over = True
         await asyncio.gather(*work)
-        watching.cancel()
         await self._judge()
+
+    def _is_quiet(self) -> bool:
+        return self._quiet
 
     def _is_over(self) -> bool:
         return self._over
@@ -147,13 +169,15 @@ class Simulation:
         while True:
             await asyncio.sleep(0.1)
             for node in self.nodes:
-                if node.failure is not None and not _may_end(node.failure):
+                if node.failure is not None and not isinstance(node.failure, DiskFull):
                     raise AssertionError(f"{node.name} ended by itself") from node.failure
                 self.faults.look_after(node)
 
     async def _eventually(self, attempt: Callable[[], Awaitable[bool]], seconds: float) -> None:
         end_s = self.loop.time() + seconds
         while not await attempt():
+            if self._watching.done():
+                self._watching.result()
             assert self.loop.time() < end_s, f"{attempt} did not succeed in {seconds} s; {self._standing()}"
             await asyncio.sleep(0.1)
 
@@ -165,8 +189,7 @@ class Simulation:
         return True
 
     async def _is_drained(self) -> bool:
-        head = max((o.position or 0 for o in self.desk.operations), default=0)
-        return max((checkpoint for *_, checkpoint in self.consumers.acked), default=0) >= head
+        return any([await self.consumers.has_all(node) for node in self.nodes])
 
     def _standing(self) -> str:
         told = [
@@ -197,7 +220,9 @@ class Simulation:
         def on_propose(payload: bytes, done: Callable[[Any], None], *, use_reserve: bool = False) -> None:
             def on_done(outcome: Any) -> None:
                 if isinstance(outcome, Proposed):
-                    self._committed(host, outcome.index, outcome.term, Entry(outcome.index, outcome.term, 1, payload))
+                    self._committed(
+                        host, outcome.index, outcome.term, Entry(outcome.index, outcome.term, 1, payload)
+                    )
                 done(outcome)
 
             propose(payload, on_done, use_reserve=use_reserve)
@@ -218,10 +243,16 @@ class Simulation:
         for node, events, rows in zip(self.nodes, final, tables, strict=True):
             assert events == final[0], f"{node.name} has other events than {self.nodes[0].name}"
             for table, found in rows.items():
-                assert found == tables[0][table], f"{node.name} has another table {table}: {found} {tables[0][table]}"
+                assert found == tables[0][table], (
+                    f"{node.name} has another table {table}: {found} {tables[0][table]}"
+                )
         violations = check(History(self.desk.operations, final[0]))
         assert not violations, "\n".join(violations)
-        missing = [event.position for event in final[0] if not self.consumers.had[event.position] and event.stream_id != "d"]
+        missing = [
+            event.position
+            for event in final[0]
+            if not self.consumers.had[event.position] and event.stream_id != DELETED
+        ]
         assert not missing, f"never delivered: {missing}"
 
     async def _all_have_all(self) -> bool:
@@ -253,7 +284,9 @@ class Simulation:
 
 
 def _rows(connection: Any) -> dict[str, Any]:
-    tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")]
+    tables = [
+        row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")
+    ]
     return {
         table: connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall()
         for table in tables
@@ -261,21 +294,58 @@ def _rows(connection: Any) -> dict[str, Any]:
     }
 
 
-def _may_end(_error: BaseException) -> bool:
-    return False
+class Outcome(NamedTuple):
+    """What became of a seed. `error` is empty where everything held."""
 
-
-def _replace(config: Config, **changes: Any) -> Config:
-    import msgspec
-
-    return msgspec.structs.replace(config, **changes)
+    seed: int
+    error: str
+    digest: str
+    did: Counter[str]
 
 
 def simulate(directory: Path, seed: int, **options: Any) -> Simulation:
-    """Run one seed in a place of its own."""
+    """Run one seed in a place of its own. Raises AssertionError."""
     simulation = Simulation(directory / str(seed), seed, **options)
     try:
         simulation.run()
     finally:
         shutil.rmtree(directory / str(seed), ignore_errors=True)
     return simulation
+
+
+def outcomes(seeds: Sequence[int], mutant: str | None = None, *, enough: int = 1_000_000) -> list[Outcome]:
+    """Run seeds until `enough` have failed; for a process of its own, whose loop the storage may block."""
+    found = []
+    with tempfile.TemporaryDirectory(dir=scratch_root()) as directory, applied(mutant):
+        for seed in seeds:
+            simulation = Simulation(Path(directory) / str(seed), seed)
+            error = ""
+            try:
+                simulation.run()
+            except AssertionError as failure:
+                error = str(failure)
+            shutil.rmtree(Path(directory) / str(seed), ignore_errors=True)
+            did = simulation.desk.did + simulation.faults.did
+            found.append(Outcome(seed, error, simulation.digest, did))
+            enough -= bool(error)
+            if not enough:
+                break
+    return found
+
+
+def main(seed: int) -> None:
+    """Show one seed."""
+    with tempfile.TemporaryDirectory(dir=scratch_root()) as directory:
+        simulation = Simulation(Path(directory), seed)
+        error = ""
+        try:
+            simulation.run()
+        except AssertionError as failure:
+            error = str(failure)
+    told = f"seed {seed} failed:\n{error}" if error else f"seed {seed}: everything held"
+    sys.stdout.write("\n".join([*simulation.lines, f"digest {simulation.digest}", told, ""]))
+    sys.exit(bool(error))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from typing import Any
 
 import msgspec
@@ -21,13 +21,15 @@ from shoal.errors import (
     WrongExpectedVersion,
 )
 from shoal.node import Node
-from shoal.testing.history import CONFLICT, Operation, Placed, placed
-from shoal.testing.sim_loop import SimLoop
+from shoal.testing.history import Operation, Placed, placed
+from shoal.testing.sim_loop import Life, SimLoop
 from shoal.testing.sim_network import SimNetwork
 from shoal.testing.sim_node import SimNode
 from shoal.types import ANY_VERSION, NO_STREAM, Consistency, Delivered, Event, EventFilter, NewEvent
 
 STREAMS = ("a", "b", "c", "d")
+DELETED = "d"
+"""The one that is deleted now and then: what was forgotten of it does not come again."""
 STORE = "main"
 PATIENCE_S = 6.0
 REACH: tuple[Consistency, ...] = ("local", "leader", "linearizable")
@@ -36,9 +38,7 @@ REACH: tuple[Consistency, ...] = ("local", "leader", "linearizable")
 class Desk:
     """Where clients meet nodes: calls over a network of their own, in the life of the node that is asked."""
 
-    def __init__(
-        self, loop: SimLoop, rng: random.Random, network: SimNetwork, nodes: list[SimNode]
-    ) -> None:
+    def __init__(self, loop: SimLoop, rng: random.Random, network: SimNetwork, nodes: list[SimNode]) -> None:
         self.loop = loop
         self.rng = rng
         self.network = network
@@ -54,6 +54,10 @@ class Desk:
 
     async def call(self, host: SimNode, work: Callable[[Node], Awaitable[Any]]) -> Any:
         """Have `work` done on a node. Raises what it raises, Unreachable, Timeout where no answer comes."""
+        return (await self.call_life(host, work))[0]
+
+    async def call_life(self, host: SimNode, work: Callable[[Node], Awaitable[Any]]) -> tuple[Any, Life]:
+        """As `call`, with the life that has answered."""
         await asyncio.sleep(self.network.rest_s())
         life, node = host.listening, host.node
         if life is None or node is None:
@@ -67,7 +71,7 @@ class Desk:
                 outcome = error
             self.loop.call_soon(_set, answer, outcome, context=own)
 
-        own = self._context()
+        own = copy_context()
         self.loop.spawn(life, serve())
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -77,13 +81,7 @@ class Desk:
         await asyncio.sleep(self.network.rest_s())
         if isinstance(outcome, BaseException):
             raise outcome
-        return outcome
-
-    @staticmethod
-    def _context() -> Any:
-        import contextvars
-
-        return contextvars.copy_context()
+        return outcome, life
 
 
 def _set(future: asyncio.Future[Any], outcome: Any) -> None:
@@ -99,7 +97,7 @@ class Client:
         self.rng = random.Random(desk.rng.getrandbits(64))
         self.name = name
         self._seen: dict[str, int] = {}
-        self._own: dict[tuple[int, str], int] = {}
+        self._own: dict[tuple[Life, str], int] = {}
         self._count = 0
 
     async def run(self, until: Callable[[], bool], pause_s: float) -> None:
@@ -141,11 +139,10 @@ class Client:
         return outcome == "applied"
 
     async def _append(self, host: SimNode, stream: str, expected: int, new: list[NewEvent]) -> str:
-        sent = tuple(Placed(stream, str(e.event_id), json.dumps(e.data)) for e in new)
+        sent = tuple(Placed(stream, str(e.event_id), msgspec.json.encode(e.data).decode()) for e in new)
         facts: dict[str, Any] = {"kind": "append", "stream_id": stream, "expected_version": expected}
-        life = host.life
         try:
-            answer = await self._noted(
+            answer, life = await self._noted(
                 host, facts | {"events": sent}, lambda node: _streams(node).append(stream, expected, new)
             )
         except WrongExpectedVersion as error:
@@ -154,8 +151,7 @@ class Client:
         except ShoalError as error:
             return error.outcome
         self._told(stream, int(answer))
-        if life is not None:
-            self._own[id(life), stream] = int(answer)
+        self._own[life, stream] = int(answer)
         return "applied"
 
     def _told(self, stream: str, version: int) -> None:
@@ -164,17 +160,13 @@ class Client:
     async def _read(self, host: SimNode, stream: str, reach: Consistency) -> None:
         start = self.rng.choice((0, 0, max(0, self._seen.get(stream, 0) - 5)))
         facts = {"kind": "read", "stream_id": stream, "consistency": reach, "after": start}
-        life = host.life
-        own = self._own.get((id(life), stream), NO_STREAM)
+        wrote = dict(self._own)
         call = lambda node: _streams(node).read_page(stream, start, 50, consistency=reach)  # noqa: E731
         try:
-            page = await self._noted(host, facts, call)
-        except StreamNotFound:
-            if host.life is life and own > NO_STREAM and not self._deletes(stream):
-                self.desk.violations.append(f"{self.name} read {stream} on {host.name}: nothing, but wrote {own}")
-            return
+            page, life = await self._noted(host, facts, call)
         except ShoalError:
             return
+        own = wrote.get((life, stream), NO_STREAM)
         if page.version < own and not self._deletes(stream):
             self.desk.violations.append(
                 f"{self.name} read {stream} on {host.name} at {page.version}, but wrote {own} there"
@@ -192,14 +184,16 @@ class Client:
         facts = {"kind": "read_all", "consistency": reach, "after": after}
         try:
             await self._noted(
-                host, facts, lambda node: _streams(node).read_events(EventFilter(), after, 50, consistency=reach)
+                host,
+                facts,
+                lambda node: _streams(node).read_events(EventFilter(), after, 50, consistency=reach),
             )
         except ShoalError:
             return False
         return True
 
     async def _delete(self, host: SimNode) -> None:
-        stream = "d"
+        stream = DELETED
         try:
             await self._noted(
                 host, {"kind": "delete", "stream_id": stream}, lambda node: _streams(node).delete(stream)
@@ -209,7 +203,7 @@ class Client:
 
     async def _noted(
         self, host: SimNode, facts: dict[str, Any], work: Callable[[Node], Awaitable[Any]]
-    ) -> Any:
+    ) -> tuple[Any, Life]:
         """Do it, and note it in the history."""
         desk = self.desk
         number = len(desk.operations)
@@ -223,7 +217,7 @@ class Client:
             desk.trace(f"{self.name} {host.name} {_shown(desk.operations[number])}")
 
         try:
-            answer = await desk.call(host, work)
+            answer, life = await desk.call_life(host, work)
         except StreamNotFound:
             note(completed_us=desk.now_us(), outcome="applied", version=NO_STREAM)
             raise
@@ -235,7 +229,7 @@ class Client:
             raise
         desk.did[f"{operation.kind} applied"] += 1
         note(completed_us=desk.now_us(), outcome="applied", **_answered(operation, answer))
-        return answer
+        return answer, life
 
 
 def _answered(operation: Operation, answer: Any) -> dict[str, Any]:
@@ -273,6 +267,8 @@ class Consumers:
     def __init__(self, desk: Desk, name: str) -> None:
         self.desk = desk
         self.name = name
+        self.careful = False
+        """No event is forgotten any more."""
         self.had: Counter[int] = Counter()
         self.acking: set[int] = set()
         self.acked: list[tuple[int, int, int]] = []
@@ -294,6 +290,16 @@ class Consumers:
             host, lambda node: node.store(STORE).subscriptions.create("all", None, self.name, **options)
         )
 
+    async def has_all(self, host: SimNode) -> bool:
+        """Whether that node leads, and says that nothing is left to deliver."""
+        if host.node is None or not host.node.driver.serves:
+            return False
+        try:
+            stats = await self.desk.call(host, lambda node: node.store(STORE).subscriptions.stats(self.name))
+        except ShoalError:
+            return False
+        return bool(stats.lag == 0)
+
     async def consume(self, number: int, until: Callable[[], bool], pause_s: float) -> None:
         """Pull, ack, and now and then forget to."""
         desk, rng = self.desk, random.Random(self.desk.rng.getrandbits(64))
@@ -313,8 +319,9 @@ class Consumers:
                 continue
             desk.trace(f"{consumer} {host.name} pulled {[e.position for e in events]} in term {term}")
             self._judge(events, term, begun_us)
-            if events and rng.random() < 0.9:
-                await self._ack(host, events[: rng.randint(1, len(events))])
+            if events and (self.careful or rng.random() < 0.9):
+                count = len(events) if self.careful else rng.randint(1, len(events))
+                await self._ack(host, events[:count])
 
     async def _pull(self, node: Node, consumer: str) -> tuple[list[Delivered], int]:
         term = node.driver.term
@@ -323,15 +330,17 @@ class Consumers:
 
     def _judge(self, events: list[Delivered], term: int, begun_us: int) -> None:
         settled = max((c for at, of, c in self.acked if at < begun_us and of < term), default=0)
+        batch: set[int] = set()
         for event in events:
+            batch.add(event.position)
             self.desk.did["delivered"] += 1
             self.had[event.position] += 1
             places = self.places[event.stream_id]
             places[event.version] = event.position
             if event.position <= settled:
                 self._violated(f"{event.position} was delivered in term {term}, settled was {settled}")
-            before = [p for v, p in places.items() if v < event.version and p not in self.acking]
-            if before:
+            before = [p for v, p in places.items() if v < event.version and p not in self.acking | batch]
+            if before and event.stream_id != DELETED:
                 self._violated(f"{event.stream_id}@{event.version} was delivered before {before} was acked")
 
     async def _ack(self, host: SimNode, events: list[Delivered]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 
 from shoal.errors import ShoalError
 from shoal.raft.errors import ChangeRefused
@@ -35,7 +36,7 @@ class Faults:
         self._trace = trace
         self._stalls = 0
         self._pending: set[asyncio.Task[None]] = set()
-        self._healed = False
+        self._mended = asyncio.Event()
         self.did: Counter[str] = Counter()
 
     async def run(self, seconds: float, pause_s: float) -> None:
@@ -43,7 +44,7 @@ class Faults:
         rng = self._rng
         actions = (
             (self._power_cut, 4),
-            (self._all_lose_power, 0.5),
+            (self._many_lose_power, 2),
             (self._restart, 1.5),
             (self._partition, 3),
             (self._cut_one_way, 2),
@@ -65,15 +66,15 @@ class Faults:
 
     async def heal(self) -> None:
         """Everybody is well again."""
-        self._healed = True
+        self._mended.set()
         self._trace("all is mended")
         self._network.heal()
         for node in self._nodes:
-            node.faults = DiskFaults()
+            node.faults = node.usual
             if node.life is not None:
                 self._loop.go_on(node.life)
         while self._pending:
-            await asyncio.sleep(0.1)
+            await asyncio.wait(self._pending)
         for node in self._nodes:
             if node.life is None:
                 node.start()
@@ -92,9 +93,9 @@ class Faults:
         """Mend it some time later."""
 
         async def later() -> None:
-            end_s = self._loop.time() + self._rng.random() * most_s
-            while self._loop.time() < end_s and not self._healed:
-                await asyncio.sleep(0.05)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._rng.random() * most_s):
+                    await self._mended.wait()
             call()
 
         task = self._loop.create_task(later())
@@ -110,9 +111,10 @@ class Faults:
         if node.life is not None:
             self._off(node, self._rng.choice((0.2, 2, 6)))
 
-    def _all_lose_power(self) -> None:
-        self._trace("all lose power")
-        for node in self._nodes:
+    def _many_lose_power(self) -> None:
+        chosen = self._rng.sample(self._nodes, self._rng.randint(len(self._nodes) // 2 + 1, len(self._nodes)))
+        self._trace(f"{', '.join(node.name for node in chosen)} lose power")
+        for node in chosen:
             if node.life is not None:
                 self._off(node, 2)
 
@@ -125,9 +127,7 @@ class Faults:
 
         async def restart() -> None:
             stopping = self._loop.spawn(life, node.stop())
-            end_s = self._loop.time() + 15
-            while not stopping.done() and self._loop.time() < end_s and node.life is life:
-                await asyncio.sleep(0.05)
+            await asyncio.wait({stopping}, timeout=15)
             if node.life is not life:
                 return
             if not stopping.done():
@@ -150,7 +150,10 @@ class Faults:
 
     def _partition(self) -> None:
         names = [node.name for node in self._nodes]
+        leading = [node.name for node in self._nodes if node.node is not None and node.node.driver.serves]
         side = set(self._rng.sample(names, self._rng.randint(1, len(names) - 1)))
+        if leading and self._rng.random() < 0.5:
+            side = {leading[0]}
         pairs = {(a, b) for a in names for b in names if (a in side) != (b in side)}
         self._cut(pairs, self._rng.choice((1, 5, 8)))
 
@@ -177,20 +180,20 @@ class Faults:
         delay_ms = self._rng.choice((5, 50, 300))
         self._trace(f"{node.name} has a disk that takes {delay_ms} ms")
         node.faults = DiskFaults(sync_delay_ms=delay_ms)
-        self._after(8, lambda: setattr(node, "faults", DiskFaults()))
+        self._after(8, lambda: setattr(node, "faults", node.usual))
 
     def _stall(self) -> None:
         node = self._some()
         self._stalls += 1
         stall_ms = self._rng.choice((500, 2_000, 6_000))
         self._trace(f"{node.name} has a disk that hangs for {stall_ms} ms")
-        node.faults = DiskFaults(stall=self._stalls, stall_ms=stall_ms)
+        node.faults = DiskFaults(node.usual.sync_delay_ms, self._stalls, stall_ms)
 
     def _fill_disk(self) -> None:
         node = self._some()
         self._trace(f"{node.name} has a full disk")
         node.faults = DiskFaults(full=True)
-        self._after(6, lambda: setattr(node, "faults", DiskFaults()))
+        self._after(6, lambda: setattr(node, "faults", node.usual))
 
     def _step_clock(self) -> None:
         node = self._some()

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from shoal.errors import CLASSES, NoLeader, ShoalError, ShuttingDown
+from shoal.errors import CLASSES, InternalError, NoLeader, NotFound, ShoalError, ShuttingDown, Unavailable
 from shoal.model.commands import Command, Origin
 from shoal.store.lanes import Pending
 
@@ -54,6 +54,8 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=21, gc=False):
 
 _encode = msgspec.msgpack.encode
 _items = msgspec.msgpack.Decoder(list[Item])
+REFUSALS = (Unavailable, NotFound, InternalError)
+"""What is refused before it is in an entry; what an entry decides, it tells itself where it is applied."""
 _RETRIED = (NoLeader, ShuttingDown)
 """Refusals that say nothing about the command: it may go to the next leader."""
 
@@ -175,6 +177,7 @@ def refusal(term: int, number: int, error: ShoalError) -> Refused:
 
 
 def _error_of(refused: Refused) -> ShoalError:
-    error = CLASSES.get(refused.code, ShoalError)(refused.detail)
+    kind = CLASSES.get(refused.code, ShoalError)
+    error = (kind if issubclass(kind, REFUSALS) else ShoalError)(refused.detail)
     error.facts = refused.facts
     return error

@@ -95,23 +95,27 @@ class SimLoop(asyncio.BaseEventLoop):
 
     # -- what asyncio calls ----------------------------------------------------------------------
 
-    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon(  # type: ignore[override]  # less precise about arguments than typeshed
+        self, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
         """In the order of the calls."""
         handle = asyncio.Handle(callback, args, self, context)
         self._next.append(handle)
         return handle
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon_threadsafe(  # type: ignore[override]  # less precise about arguments than typeshed
+        self, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
         """There is one thread."""
         return self.call_soon(callback, *args, context=context)
 
-    def call_later(
+    def call_later(  # type: ignore[override]  # less precise about arguments than typeshed
         self, delay: float, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """See call_at."""
         return self.call_at(self._now_s + max(0.0, delay), callback, *args, context=context)
 
-    def call_at(
+    def call_at(  # type: ignore[override]  # less precise about arguments than typeshed
         self, when: float, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """A little later than asked, as the seed has it."""
@@ -121,7 +125,9 @@ class SimLoop(asyncio.BaseEventLoop):
         heapq.heappush(self._due, (when, self._number, handle))
         return handle
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(  # type: ignore[override]  # less precise about arguments than typeshed
+        self, _executor: Any, func: Callable[..., Any], *args: Any
+    ) -> Any:
         """In place: threads of their own are not simulated."""
         future = self.create_future()
         try:
@@ -148,7 +154,7 @@ class SimLoop(asyncio.BaseEventLoop):
         if life is not None and life.stopped:
             life.held.append(handle)
             return
-        handle._run()
+        handle._run()  # noqa: SLF001 - as every loop does
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """It is left where it is, and passed over."""
@@ -168,7 +174,7 @@ class SimLoop(asyncio.BaseEventLoop):
 
 
 def _life_of(handle: asyncio.Handle) -> Life | None:
-    context: Context = handle._context  # type: ignore[attr-defined]  # asyncio keeps it there since 3.7
+    context: Context = handle._context  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio keeps it there, since 3.7
     return context.get(_life)
 
 

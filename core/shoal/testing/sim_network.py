@@ -1,8 +1,8 @@
 """A simulated network: each node dials each other one, as the transport does, and sends over what it has dialled.
 
-A line is two TCP connections, control and bulk. What goes over one arrives in order and once, as long as it stands; when
-it breaks, some end of what was under way is lost, and what was not may arrive after what the next one brings. An unruly
-network (`repeats`, `drops`) is worse than TCP: the core promises to bear that too.
+A line is two TCP connections, control and bulk. What goes over one arrives in order and once, as long as it stands;
+when it breaks, some end of what was under way is lost, and what was not may arrive after what the next one brings. An
+unruly network (`repeats`, `drops`) is worse than TCP: the core promises to bear that too.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class SimNetwork:
     def rest_s(self) -> float:
         """What one frame takes."""
         low, high = self.delay_s
-        return self._rng.uniform(low, high) + (self._rng.random() * 0.2 if self._rng.random() < self.slow else 0)
+        return self._rng.uniform(low, high) + (
+            self._rng.random() * 0.2 if self._rng.random() < self.slow else 0
+        )
 
     def _carry(self, line: _Line, frame: bytes, *, bulk: bool) -> None:
         at = max(line.lanes[bulk], self._loop.time() + self.rest_s()) + len(frame) / BULK_BYTES_S

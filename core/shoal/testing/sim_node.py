@@ -1,12 +1,11 @@
 """A whole node in a simulation: it can lose its power, be stopped, have a bad disk and a wrong clock.
 
-Its disk is a `PowerCutDisk`: journal and SQLite are the real ones, on real files in memory, and when the power goes what
-was not synced meets the fate that the seed has for it (see DESIGN.md). Then a new life begins on what is left.
+Its disk is a `PowerCutDisk`: journal and SQLite are the real ones, on real files in memory, and when the power goes
+what was not synced meets the fate that the seed has for it (see DESIGN.md). Then a new life begins on what is left.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 from collections.abc import Callable
@@ -79,6 +78,10 @@ class _Kept(Node):
         if isinstance(means, _Means):
             means.node = self
 
+    def let_go(self) -> None:
+        """Close files and connections, whatever state they are in."""
+        self._abandon()
+
 
 class SimNode:
     """One board, over all its lives. `node` is there while it is open."""
@@ -97,7 +100,9 @@ class SimNode:
         self.name = config.node_id
         self.rng = rng
         self.clock = SimClock(loop, rng)
-        self.faults = DiskFaults()
+        self.usual = DiskFaults(sync_delay_ms=rng.choice((0.05, 1, 5, 20)))
+        self.faults = self.usual
+        """How its disk is now; `usual` where nothing is wrong with it."""
         self.life: Life | None = None
         self.node: Node | None = None
         self.opening = False
@@ -180,7 +185,6 @@ class SimNode:
         """See Host."""
         if self.node is not None:
             self.node.driver.pace.round_trip(2_000 * self._network.rest_s())
-            self.node.sequencer.forward_again(peer)
 
     def broken(self, peer: str) -> None:
         """See Host."""
@@ -218,9 +222,7 @@ class SimNode:
         if self._disk is None or self.life is None:
             raise RuntimeError("a worker of no life")
         entries = self._disk.log.entries
-        worker = SimWorker(
-            self._loop, self.life, self.rng, threads=threads, written=lambda: len(entries)
-        )
+        worker = SimWorker(self._loop, self.life, self.rng, threads=threads, written=lambda: len(entries))
         self._workers[name] = worker
         return worker
 
@@ -270,11 +272,9 @@ class SimNode:
         node = None if self._means is None else self._means.node
         if node is not None:
             with suppress(Exception):
-                node._abandon()
+                node.let_go()
         if self._disk is not None:
-            for fd in list(self._disk.files._open):
-                with suppress(OSError):
-                    os.close(fd)
+            self._disk.files.close_all()
             self._disk.close()
         # Kept, so that nothing of it is collected, and runs to its end, in the midst of another life.
         self._graves.append((self.life, self._means, self._workers))
