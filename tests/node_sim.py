@@ -140,7 +140,7 @@ class Simulation:
             node.start()
         self._watching = self.loop.create_task(self._look_after())
         await self._eventually(self._make_subscription, 30)
-        pause_s = self.rng.choice((0.03, 0.1, 0.3))
+        pause_s = self.rng.choice((0.05, 0.1, 0.3))
         clients = [self.loop.create_task(client.run(self._is_quiet, pause_s)) for client in self.clients]
         work = [self.loop.create_task(self.consumers.consume(n, self._is_over, 0.1)) for n in range(2)]
         await self.faults.run(self.seconds, self.rng.choice((0.3, 1.0, 3.0)))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from sequencer_board import Board
 
-from shoal.errors import TooBusy, WrongExpectedVersion
+from shoal.errors import Timeout, TooBusy, WrongExpectedVersion
 from shoal.model.commands import Append, ProposedEvent, Write
 from shoal.store.forwarding import Forward, Forwarding, Refused, refusal
 from shoal.store.from_followers import FromFollowers
@@ -21,7 +20,7 @@ class Leader:
 
     def __init__(self) -> None:
         self.term = 3
-        self.serves = True
+        self.serves, self.role = True, "leader"
         self.leader = "me"
         self.queued: list[Pending] = []
         self.refused: list[Refused] = []
@@ -72,20 +71,37 @@ def test_a_refusal_of_any_code_answers() -> None:
     asyncio.run(main())
 
 
-class Follower(Board):
-    """A board that follows n2, which never answers."""
+async def test_who_closes_waits_for_what_it_has_passed_on_and_does_not_spin() -> None:
+    board = Board()
+    board.role, board.serves, board.leader = "follower", False, "n2"
+    board.sequencer._forwarding._send = lambda _leader, _forward: True
+    taken = 0
+    turn = board.sequencer._turn
 
-    serves = False
-    leader = "n2"
-    term = 3
+    def counted() -> None:
+        nonlocal taken
+        taken += 1
+        turn()
 
-    def __init__(self, **more: Any) -> None:
-        super().__init__(**more)
-        self.turns = 0
-        turn = self.sequencer._turn
+    board.sequencer._turn = counted
+    future = board.append(timeout_ms=100)
+    closing = asyncio.ensure_future(board.sequencer.close())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not closing.done()
+    assert taken < 10
+    board.clock.advance(100)
+    await asyncio.wait_for(closing, 5)
+    assert isinstance(future.exception(), Timeout)
 
-        def counted() -> None:
-            self.turns += 1
-            turn()
 
-        self.sequencer._turn = counted
+async def test_who_closes_does_not_wait_for_an_entry_whose_callers_are_answered() -> None:
+    board = Board()
+    future = board.append(timeout_ms=100)
+    await board.turn()
+    closing = asyncio.ensure_future(board.sequencer.close())
+    await board.turn()
+    assert not closing.done()
+    board.clock.advance(100)
+    await asyncio.wait_for(closing, 5)
+    assert future.exception().outcome == "unknown"

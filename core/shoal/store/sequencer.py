@@ -443,8 +443,7 @@ class Sequencer:
     def give_up(self, error: BaseException) -> None:
         """The log or the database failed: nothing more can be promised, the node ends."""
         self._closing = self._broken = True
-        batch = None if self._under_way is None else self._under_way.batch
-        for pending in batch or []:
+        for pending in [] if self._under_way is None else self._under_way.batch or []:
             pending.fail(Timeout(f"the storage failed: {error}", outcome="unknown"))
         self._forwarding.fail_all(lambda: Timeout(f"the storage failed: {error}", outcome="unknown"))
         self._lanes.fail_all(ShuttingDown(f"the storage failed: {error}"))

@@ -109,6 +109,8 @@ class SimNode:
         self.opened: Callable[[SimNode, Node], None] = _nobody
         """Hears of each node that has opened."""
         self.lives = 0
+        self.hears_of_breaks = rng.random() < 0.5
+        """Whether the core is told of broken connections: it must do without."""
         self.failure: BaseException | None = None
         """Why the last life ended by itself."""
         self._loop = loop
@@ -181,14 +183,14 @@ class SimNode:
 
     # -- what the network tells --------------------------------------------------------------------
 
-    def connected(self, peer: str) -> None:
+    def connected(self, _peer: str) -> None:
         """See Host."""
         if self.node is not None:
             self.node.driver.pace.round_trip(2_000 * self._network.rest_s())
 
     def broken(self, peer: str) -> None:
         """See Host."""
-        if self.node is not None:
+        if self.node is not None and self.hears_of_breaks:
             self.node.driver.unreachable(peer)
 
     def gone(self, peer: str) -> None:
