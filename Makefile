@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 NODES ?= 1
 IMAGES ?= 50000
+SEED ?=
+SEEDS ?=
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -41,9 +43,14 @@ bench: $(BENCH)  ## Measure, and compare with fdatasync, raw SQLite and others. 
 test: $(DEV)  ## Every test. ARGS goes to pytest.
 	$(BIN)/pytest tests $(ARGS)
 
-.PHONY: unit property contract integration sim e2e fuzz evidence
-unit property contract integration sim e2e fuzz evidence: $(DEV)  ## The tests of one folder.
+.PHONY: unit property contract integration e2e fuzz evidence
+unit property contract integration e2e fuzz evidence: $(DEV)  ## The tests of one folder.
 	$(BIN)/pytest tests/$@ $(ARGS)
+
+.PHONY: sim
+sim: $(DEV)  ## Simulated nodes and subscriptions. SEEDS=1000 runs that many of nodes, SEED=7 shows one.
+	$(if $(SEED),SHOAL_SIM_SEED=$(SEED)) $(if $(SEEDS),SHOAL_SIM_SEEDS=$(SEEDS)) $(BIN)/pytest \
+		$(if $(SEED)$(SEEDS),-s tests/sim/test_nodes.py -k 'one_seed or stays_true',tests/sim) $(ARGS)
 
 .PHONY: power-cut
 power-cut: $(DEV)  ## The power-cut suite over IMAGES=50000 disk images.

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from shoal.errors import NoLeader, ShoalError, ShuttingDown, rebuild
+from shoal.errors import InternalError, NoLeader, NotFound, ShoalError, ShuttingDown, Unavailable, rebuild
 from shoal.model.commands import Command, Origin
 from shoal.store.lanes import Pending
 
@@ -54,6 +54,8 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=21, gc=False):
 
 _encode = msgspec.msgpack.encode
 _items = msgspec.msgpack.Decoder(list[Item])
+REFUSALS = (Unavailable, NotFound, InternalError)
+"""What is refused before it is in an entry; what an entry decides, it tells itself where it is applied."""
 _RETRIED = (NoLeader, ShuttingDown)
 """Refusals that say nothing about the command: it may go to the next leader."""
 
