@@ -83,6 +83,7 @@ class Link(asyncio.Protocol):
         self.peer: PeerSeen | None = None
         self.ready = False
         self.was_ready = False
+        self.handed_over = False  # whether another protocol has the connection
         self.age_ticks = 0
         self.ended: Final = asyncio.get_running_loop().create_future()
         self._wanted = wanted
@@ -96,11 +97,6 @@ class Link(asyncio.Protocol):
         self._welcome = not dialled
         self._protocol: str | None = None
         self._ending = False
-
-    @property
-    def handed_over(self) -> bool:
-        """Whether another protocol has the connection."""
-        return self._transport is not None and self._transport.get_protocol() is not self
 
     # ------------------------------------------------------------------------------------ asyncio.Protocol
 
@@ -262,6 +258,7 @@ class Link(asyncio.Protocol):
             self.end(f"{self._protocol} is not for it")
             return
         other = make()
+        self.handed_over = True
         self._transport.set_protocol(other)
         other.connection_made(self._transport)
 
