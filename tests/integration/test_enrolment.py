@@ -19,7 +19,7 @@ from shoal.cluster.enrolment import enrol, enrol_at_first_start
 from shoal.cluster.enrolment_words import WORD_BYTES_MAX, Denied, Enrolled, Join, Offer, hear, say
 from shoal.cluster.frames import Word, encode, pack
 from shoal.cluster.identity import CERTIFICATE_FILE, KEY_FILE, joining_context, load_identity, node_key
-from shoal.cluster.join_tokens import JoinTokens, read_token
+from shoal.cluster.join_tokens import JoinTokens, TokenText, read_token, write_token
 from shoal.errors import ConfigError, EnrolmentRefused, Unreachable
 
 
@@ -385,11 +385,12 @@ async def test_a_damaged_token_file_enrols_nobody_and_is_told_here_only(
 async def test_a_board_enrols_at_its_first_start_and_erases_the_token(issuer: Desk, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(await token_of(issuer) + "\n")
-    await enrol_at_first_start(tmp_path / "new", file, [issuer.address], "board")
+    never = asyncio.Event()
+    await enrol_at_first_start(tmp_path / "new", file, [issuer.address], "board", stop=never)
     assert not file.exists()
     assert (await asyncio.to_thread(load_identity, tmp_path / "new")).node_id == "board"
     file.write_text("what a power cut left")
-    await enrol_at_first_start(tmp_path / "new", file, [], "board")
+    await enrol_at_first_start(tmp_path / "new", file, [], "board", stop=never)
     assert not file.exists()
 
 
@@ -397,19 +398,46 @@ async def test_a_board_waits_for_the_one_that_enrols_it(issuer: Desk, tmp_path: 
     file = tmp_path / "token"
     file.write_text(await token_of(issuer))
     addresses = ["127.0.0.1:1"]
-
-    async def sleep(_: float) -> None:
-        addresses.append(issuer.address)
-
-    await enrol_at_first_start(tmp_path / "new", file, addresses, "board", sleep=sleep)
+    waiting = asyncio.create_task(
+        enrol_at_first_start(tmp_path / "new", file, addresses, "board", stop=asyncio.Event(), retry_s=0.001)
+    )
+    await until((tmp_path / "new" / KEY_FILE).exists)
+    addresses.append(issuer.address)
+    await waiting
     assert (tmp_path / "new" / CERTIFICATE_FILE).exists()
+
+
+async def test_a_board_that_waits_can_be_told_to_stop(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(write_token(TokenText(bytes(32), bytes(16))))
+    stop = asyncio.Event()
+    stop.set()
+    await enrol_at_first_start(tmp_path / "new", file, ["127.0.0.1:1"], "board", stop=stop)
+    assert file.exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"shoal_" + b"0" * 64], ids=["empty", "noise", "another kind"]
+)
+async def test_a_file_without_a_join_token_stops_the_start(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match="token"):
+        await enrol_at_first_start(tmp_path / "new", file, ["a:1"], "board", stop=asyncio.Event())
+
+
+async def test_a_board_without_anybody_to_ask_says_so(issuer: Desk, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(await token_of(issuer))
+    with pytest.raises(ConfigError, match="seeds"):
+        await enrol_at_first_start(tmp_path / "new", file, [], "board", stop=asyncio.Event())
 
 
 async def test_a_board_that_is_refused_does_not_try_for_ever(issuer: Desk, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(await token_of(issuer, "kitchen"))
     with pytest.raises(EnrolmentRefused, match="kitchen"):
-        await enrol_at_first_start(tmp_path / "new", file, [issuer.address], "board")
+        await enrol_at_first_start(tmp_path / "new", file, [issuer.address], "board", stop=asyncio.Event())
     assert file.exists()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -103,9 +103,10 @@ async def enrol_at_first_start(
     addresses: Sequence[str],
     node_id: str | None,
     *,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    stop: asyncio.Event,
+    retry_s: float = RETRY_S,
 ) -> None:
-    """Enrol a board that has no certificate with the token in a file, which is then erased; tries until it is told.
+    """Enrol a board that has no certificate with the token in a file, which is then erased; tries until `stop` is set.
 
     Raises ConfigError, EnrolmentRefused, OSError.
     """
@@ -113,18 +114,25 @@ async def enrol_at_first_start(
         token = await asyncio.to_thread(_read_token_file, token_file)
         if not addresses:
             raise ConfigError("seeds", "name the HOST:PORT of a board that enrols this one")
-        while True:
-            try:
-                subject = await enrol(addresses, token, directory, node_id)
-                break
-            except Unreachable as error:
-                _log.warning("%s; trying again", error)
-                await sleep(RETRY_S)
-        _log.info("enrolled as %s of cluster %s", subject.node_id, subject.cluster_id)
+        while not await _tried(addresses, token, directory, node_id):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), retry_s)
+                return
     try:
         await asyncio.to_thread(partial(token_file.unlink, missing_ok=True))
     except OSError as error:
         _log.warning("the join token is used, but its file cannot be erased: %s", error)
+
+
+async def _tried(addresses: Sequence[str], token: str, directory: Path, node_id: str | None) -> bool:
+    """Whether it is enrolled now; False if another try makes sense."""
+    try:
+        subject = await enrol(addresses, token, directory, node_id)
+    except Unreachable as error:
+        _log.warning("%s; trying again", error)
+        return False
+    _log.info("enrolled as %s of cluster %s", subject.node_id, subject.cluster_id)
+    return True
 
 
 def _request(directory: Path, node_id: str | None, *, renew: bool) -> _Request:
