@@ -16,6 +16,7 @@
     ├── LeaseExpired              lease-expired
     ├── Unauthorized              unauthorized
     ├── Forbidden                 forbidden
+    ├── EnrolmentRefused          enrolment-refused      a board asked for a certificate and gets none
     ├── Unavailable               (the store's state, not the request; retryable)
     │   ├── TooBusy               too-busy
     │   ├── DiskFull              disk-full
@@ -199,6 +200,17 @@ class Forbidden(ShoalError):
 
     code = "forbidden"
     title = "The token does not allow this"
+
+
+class EnrolmentRefused(ShoalError):
+    """A board that asks for its certificate gets none; `reason` is a word for programs."""
+
+    code = "enrolment-refused"
+    title = "The board was not enrolled"
+
+    def __init__(self, detail: str = "", *, reason: str, **facts: Any) -> None:
+        super().__init__(detail, reason=reason, **facts)
+        self.reason = reason
 
 
 class Unavailable(ShoalError):

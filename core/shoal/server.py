@@ -232,6 +232,11 @@ async def serve(config: Config, ready: Callable[[str], None] = print, *, means: 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave)
+    if config.join_token_file is not None and config.tls_dir is not None:
+        from shoal.cluster.enrolment import enrol_at_first_start
+
+        token_file, seeds = config.join_token_file, config.seeds
+        await enrol_at_first_start(config.tls_dir, token_file, seeds, config.node_id, stop=stop)
     while not stop.is_set():
         async with Shoald(config, means) as shoald:
             ready(shoald.ready_line())

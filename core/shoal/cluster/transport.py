@@ -95,6 +95,11 @@ class Transport:
         self._ticking = asyncio.ensure_future(self._tick())
 
     @property
+    def identity(self) -> Identity:
+        """What new connections use."""
+        return self._identity
+
+    @property
     def cluster_id(self) -> str:
         """The cluster whose certificates are taken."""
         return self._identity.cluster_id

@@ -186,7 +186,7 @@ class SimNode:
     def connected(self, _peer: str) -> None:
         """See Host."""
         if self.node is not None:
-            self.node.driver.pace.round_trip(2_000 * self._network.rest_s())
+            self.node.driver.pace.trip_ms = 2_000 * self._network.rest_s()
 
     def broken(self, peer: str) -> None:
         """See Host."""
