@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -120,6 +121,14 @@ def test_no_certificate_is_kept_that_was_not_asked_for(certificate: bytes) -> No
     except CertificateError:
         return
     assert subject_of(certificate) == subject_of(CERTIFICATE)
+
+
+def test_a_certificate_of_another_authority_is_not_kept() -> None:
+    forged = sign(make_ca("reef"), REQUEST, "reef", "board")
+    request = _Request("board", subject_of(CERTIFICATE).key_hash, REQUEST)
+    _check_given(CERTIFICATE, AUTHORITY.certificate, request)
+    with pytest.raises(CertificateError, match="not of this authority"):
+        _check_given(forged, AUTHORITY.certificate, request)
 
 
 @given(st.text(max_size=120) | st.text(max_size=120).map(lambda text: f"shoaljoin-1-{text}"))
