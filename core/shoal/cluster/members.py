@@ -53,7 +53,7 @@ class Members:
         alive: Callable[[str], bool],
     ) -> None:
         self._driver = driver
-        self._identity = identity
+        self.identity = identity
         self._random = random
         self._probe = probe
         self.alive = alive
@@ -84,6 +84,11 @@ class Members:
         """Whether a board, with the data that it has, is a member."""
         member = self.find(node_id)
         return member is not None and member.incarnation == incarnation
+
+    def has_other_key(self, node_id: str, key_hash: bytes) -> bool:
+        """Whether the name is a member's, and the key is not."""
+        member = self.find(node_id)
+        return member is not None and not holds_key(member, key_hash)
 
     def _known(self) -> list[Member]:
         """Of the configuration in force and the last committed one: who is leaving must still hear that it does."""
@@ -180,7 +185,7 @@ class Members:
     def _told(self, member: Member) -> Member:
         """The member with the key and addresses that it has now."""
         if member.node_id == self.own_id:
-            key_hash, addresses, url = self._identity.key_hash, self.addresses, self.url
+            key_hash, addresses, url = self.identity.key_hash, self.addresses, self.url
         else:
             seen = self.met.get(member.node_id)
             if seen is None or seen.hello.incarnation != member.incarnation:
@@ -326,7 +331,7 @@ class Members:
         What the lost boards had acknowledged and this one lacks is lost. They must never run again with their data.
         `node_id` and `cluster_id` were typed by whoever knows that. Raises InvalidRequest, OSError, DiskFull.
         """
-        own, cluster = self.own_id, self._identity.cluster_id
+        own, cluster = self.own_id, self.identity.cluster_id
         if (node_id, cluster_id) != (own, cluster):
             raise InvalidRequest(
                 f"nothing was done: this is node {own!r} of cluster {cluster!r}, and something else was typed",
