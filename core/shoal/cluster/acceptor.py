@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from shoal.address import split_address
@@ -85,22 +86,36 @@ class Acceptor:
         self._sockets.clear()
 
     async def _accept(self, listening: socket.socket) -> None:
+        """Waits for connections rather than accepts them: a wait that is cancelled loses none."""
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, place = await loop.sock_accept(listening)
-            except OSError as error:
-                _log.warning("no connection could be accepted, trying again: %s", error)
-                await self._sleep(0.1)
-                continue
-            host, port = place[0], place[1]
-            if len(self._unproven) >= UNPROVEN_MAX or self._recent[host] >= UNPROVEN_PER_SECOND_MAX:
-                connection.close()
-                continue
-            self._recent[host] += 1
-            link = self._make_link(_joined(host, port))
-            self._unproven[link] = host
-            self._spawn(self._handshake(connection, link))
+        waiting = asyncio.Event()
+        loop.add_reader(listening, waiting.set)
+        try:
+            while True:
+                await waiting.wait()
+                waiting.clear()
+                try:
+                    connection, place = listening.accept()
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    _log.warning("no connection could be accepted, trying again: %s", error)
+                    await self._sleep(0.1)
+                    continue
+                self._take(connection, place[0], place[1])
+        finally:
+            loop.remove_reader(listening)
+
+    def _take(self, connection: socket.socket, host: str, port: int) -> None:
+        connection.settimeout(0)
+        if len(self._unproven) >= UNPROVEN_MAX or self._recent[host] >= UNPROVEN_PER_SECOND_MAX:
+            connection.close()
+            return
+        self._recent[host] += 1
+        link = self._make_link(_joined(host, port))
+        self._unproven[link] = host
+        task = self._spawn(self._handshake(connection, link))
+        task.add_done_callback(partial(_close_if_cancelled, connection))
 
     async def _handshake(self, connection: socket.socket, link: Link) -> None:
         loop = asyncio.get_running_loop()
@@ -111,10 +126,17 @@ class Acceptor:
             self._unproven.pop(link, None)
             _log.debug("no TLS with %s: %s", link.address, error)
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def _spawn(self, work: Awaitable[None]) -> asyncio.Future[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _close_if_cancelled(connection: socket.socket, handshake: asyncio.Future[None]) -> None:
+    """A handshake that was cancelled before it began has told nobody of its connection."""
+    if handshake.cancelled():
+        connection.close()
 
 
 def _joined(host: str, port: int) -> str:

@@ -99,11 +99,8 @@ class Link(asyncio.Protocol):
         self._welcome = not dialled
         self._protocol: str | None = None
         self._ending = False
-
-    @property
-    def handed_over(self) -> bool:
-        """Whether another protocol has the connection."""
-        return self._transport is not None and self._transport.get_protocol() is not self
+        self.handed_over = False
+        """Another protocol has the connection."""
 
     # ------------------------------------------------------------------------------------ asyncio.Protocol
 
@@ -266,6 +263,7 @@ class Link(asyncio.Protocol):
             self.end(f"{self._protocol} is not for it")
             return
         other = make()
+        self.handed_over = True
         self._transport.set_protocol(other)
         other.connection_made(self._transport)
 

@@ -133,10 +133,9 @@ class Members:
 
     def strangers(self) -> list[PeerSeen]:
         """Whom this node has met, and who is no member as it is now."""
+        known = {(member.node_id, member.incarnation) for member in self._known()}
         return [
-            seen
-            for node_id, seen in sorted(self.met.items())
-            if not self.is_member(node_id, seen.hello.incarnation)
+            seen for name, seen in sorted(self.met.items()) if (name, seen.hello.incarnation) not in known
         ]
 
     def living_voters(self) -> int:
