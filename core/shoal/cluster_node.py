@@ -262,9 +262,7 @@ class ClusterNode:
 
     def _measure(self) -> None:
         trips = [self.transport.rtt_ms(m.node_id) for m in self.members.configuration.members]
-        for trip_ms in trips:
-            if trip_ms is not None:
-                self._driver.pace.round_trip(trip_ms)
+        self._driver.pace.trip_ms = max((trip_ms for trip_ms in trips if trip_ms is not None), default=0.0)
 
     def _look_around(self) -> None:
         """Ask at addresses where members that cannot be reached, or boards to begin with, may be."""

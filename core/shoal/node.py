@@ -128,13 +128,13 @@ class Node:
             self.sequencer.stores[name] = StoreMemory(store.state, subscriptions=store.subscriptions())
             self._stores.serve(name)
         self.driver.start()
-        self._retention.prepare()
-        self._room.keep()
         if self.driver.core.is_alone:
             await asyncio.wait({self.leadership.made, self.failed}, return_when=asyncio.FIRST_COMPLETED)
             for future in (self.failed, self.leadership.made):
                 if future.done():
                     future.result()
+        self._retention.prepare()
+        self._room.keep()
 
     async def _make_driver(self) -> RaftDriver:
         """The consensus of what the journal holds; a board alone begins its group."""

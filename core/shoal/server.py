@@ -24,15 +24,15 @@ import msgspec
 from shoal import telemetry
 from shoal.address import is_loopback, split_address
 from shoal.clock import Clock, SystemClock
-from shoal.cluster_node import ClusterNode
 from shoal.config import Config
 from shoal.errors import AlreadyExists, ConfigError, DataDirLocked, ShoalError
-from shoal.http import Connections, Passing, Service
+from shoal.http import Connections, Service
 from shoal.node import Means, Node
 from shoal.supervisor import Supervisor
 from shoal.tokens import TokenFile
 
 if TYPE_CHECKING:
+    from shoal.cluster_node import ClusterNode
     from shoal.otel import Export
 
 DRAIN_S: Final = 10.0
@@ -108,6 +108,8 @@ class Shoald:
         """The node alone, or the node in its cluster."""
         config, means = self._config, self._means
         if config.mode == "cluster":
+            from shoal.cluster_node import ClusterNode  # a board alone needs no TLS between nodes
+
             self._cluster = await self._stack.enter_async_context(
                 await ClusterNode.open(config, means=means, clock=clock)
             )
@@ -154,6 +156,7 @@ class Shoald:
         from shoal.cluster.beacon import Beacon
         from shoal.cluster.discovery import Discovery, read_secret
         from shoal.cluster.known_peers import next_boot
+        from shoal.http.passing import Passing
 
         config, info = self._config, self._node.info()
         passing = self._service.context.passing = Passing(cluster)
@@ -229,6 +232,11 @@ async def serve(config: Config, ready: Callable[[str], None] = print, *, means: 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave)
+    if config.join_token_file is not None and config.tls_dir is not None:
+        from shoal.cluster.enrolment import enrol_at_first_start
+
+        token_file, seeds = config.join_token_file, config.seeds
+        await enrol_at_first_start(config.tls_dir, token_file, seeds, config.node_id, stop=stop)
     while not stop.is_set():
         async with Shoald(config, means) as shoald:
             ready(shoald.ready_line())

@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "aggregate": "aggregate:aggregate",
     "append": "append:append",
     "bench": "bench:bench",
+    "ca": "ca:ca",
     "cluster": "cluster:cluster",
     "db": "db:db",
     "delete": "delete:delete",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 READY_S: Final = 60.0
 STOP_S: Final = 20.0
 _POLL_S: Final = 0.05
+_ANSWER_S: Final = 1.0
 _EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - addresses to ask, not to listen on
 
 
@@ -150,6 +151,22 @@ async def start_agent(node: LocalNode, interval_s: float, heard: Callable[[str],
     return await Child.start(
         "board agent", [*arguments, "--interval", f"{interval_s:g}"], environ=environ, heard=heard
     )
+
+
+async def info_of(node: LocalNode) -> dict[str, Any] | None:
+    """What a board says of itself (`GET /v1/info`); None when it does not, within a second."""
+    import aiohttp
+
+    with suppress(TimeoutError, aiohttp.ClientError):
+        async with (
+            asyncio.timeout(_ANSWER_S),
+            _session(node.token.text) as session,
+            session.get(f"{node.url}/v1/info") as answer,
+        ):
+            if answer.status == 200:
+                info: dict[str, Any] = await answer.json()
+                return info
+    return None
 
 
 async def until_admitted(node: LocalNode) -> None:

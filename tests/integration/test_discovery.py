@@ -62,13 +62,35 @@ def cluster_config(port: int, seeds: tuple[str, ...] = ()) -> Config:
     return Config(mode="cluster", seeds=seeds, discovery=discovery, data_dir=Path("no-such-directory"))
 
 
+class Turns:
+    """Who sleeps, first come, first woken: nobody takes the turn of one who has waited longer."""
+
+    def __init__(self) -> None:
+        self._sleeping: list[asyncio.Future[None]] = []
+        self._spare = 0
+
+    async def get(self) -> None:
+        if self._spare:
+            self._spare -= 1
+            return
+        self._sleeping.append(asyncio.get_running_loop().create_future())
+        await self._sleeping[-1]
+
+    def put_nowait(self, _: None) -> None:
+        self._sleeping = [future for future in self._sleeping if not future.done()]
+        if self._sleeping:
+            self._sleeping.pop(0).set_result(None)
+        else:
+            self._spare += 1
+
+
 class Board:
     """One node's discovery, with a clock and sleeps in the test's hand."""
 
     def __init__(self, config: Config, node_id: str, cluster_id: str = "reef") -> None:
         self.clock = FakeClock()
         self.told: asyncio.Queue[Peer] = asyncio.Queue()
-        self.turns: asyncio.Queue[None] = asyncio.Queue()
+        self.turns = Turns()
         self.rounds: asyncio.Queue[float] = asyncio.Queue()
         own = Beacon(cluster_id, node_id, (f"{node_id}:4590",), 1, 0) if node_id else None
         self.discovery = Discovery(

@@ -15,6 +15,7 @@ from shoal.http import Connections, Service
 from shoal.testing.clock import FakeClock
 from shoal.testing.memory_store import MemoryNode
 from shoal.tokens import TokenFile
+from shoal_host.local_cluster import free_ports, issue_identities
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -109,12 +110,18 @@ async def test_boards_of_a_cluster_show_whom_they_heard(tmp_path: Path) -> None:
         "discovery.port": 45_977,
         "discovery.interval_ms": 100,
     }
-    first = running_board(tmp_path / "a", values | {"node_id": "a", "peer_listen": "127.0.0.1:7001"})
-    async with first as one, running_board(tmp_path / "b", values | {"node_id": "b"}) as other:
+    keys = await asyncio.to_thread(issue_identities, tmp_path / "tls", ["a", "b"])
+    (port,) = free_ports(1)
+    first = running_board(
+        tmp_path / "a",
+        values | {"tls_dir": keys["a"], "peer_listen": f"127.0.0.1:{port}", "bootstrap_expect": 0},
+    )
+    other_values = values | {"tls_dir": keys["b"], "peer_listen": "127.0.0.1:0", "bootstrap_expect": 0}
+    async with first as one, running_board(tmp_path / "b", other_values) as other:
         async with asyncio.timeout(20):
             while not (peers := (await other.call("GET", "/v1/info")).json["peers"]):
                 pass
-        assert (peers[0]["node_id"], peers[0]["addresses"]) == ("a", ["127.0.0.1:7001"])
+        assert (peers[0]["node_id"], peers[0]["addresses"]) == ("a", [f"127.0.0.1:{port}"])
         assert (await one.call("GET", "/v1/info")).json["node"]["mode"] == "cluster"
 
 

@@ -443,11 +443,22 @@ def test_a_journal_that_has_them_no_longer_makes_the_member_fall_behind() -> Non
     assert len(cluster.waiting(Behind, to="B")) == 1
 
 
-def test_memory_holds_what_is_not_applied_and_little_more() -> None:
-    """Boards are small: entries leave memory when all that needs them here is done."""
+def test_what_every_member_holds_is_in_no_memory() -> None:
+    """Boards are small: entries leave memory when nobody can need them there."""
     cluster = led_by_a("A", members=configuration("A"))
     for _ in range(20):
+        cluster.propose("A", b"x" * 100)
+    log = cluster["A"].log
+    assert log.cached_from == log.last_index + 1
+
+
+def test_memory_holds_little_of_what_a_member_lacks() -> None:
+    """The rest is fetched from the journal when it comes back."""
+    cluster = led_by_a("ABC")
+    cluster.crash("C")
+    for _ in range(20):
         cluster.propose("A", b"x" * 1_000_000)
+        cluster.deliver()
     log = cluster["A"].log
     held = log.last_index - log.cached_from + 1
     assert 1 <= held <= CACHE_BYTES // 1_000_000

@@ -11,7 +11,7 @@ from shoal.raft.state import Own
 
 
 def write_alone(log: Log, own: Own, term: int) -> None:
-    """Begin a term above `term` where only `own` votes; all entries stay. Blocks. Raises OSError, DiskFull."""
+    """Begin a term above `term` in which `own` is the only voter; entries stay. Blocks. Raises OSError, DiskFull."""
     state = HardState(max(term, log.hard_state.term) + 1)
     alone = Configuration((Member(own.node_id, own.incarnation),))
     records: Records = [

@@ -466,8 +466,10 @@ class RaftDriver:
     def _on_time(self) -> None:
         self._timer, self._timer_ms = None, NEVER_MS
         now_ms = self._clock.monotonic_ms()
+        self.core.wish_timeout(
+            self.pace.election_timeout_ms
+        )  # a follower's deadline moves on and never comes
         if self.core.deadline_ms() <= now_ms:
-            self.core.wish_timeout(self.pace.election_timeout_ms)
             self.core.handle_deadline(now_ms)
         self._pump()
 

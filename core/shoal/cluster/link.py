@@ -86,6 +86,8 @@ class Link(asyncio.Protocol):
         self.peer: PeerSeen | None = None
         self.ready = False
         self.was_ready = False
+        self.handed_over = False
+        """Whether another protocol has the connection. It may close it twice, and then nothing can be asked of it."""
         self.age_ticks = 0
         self.ended: Final = asyncio.get_running_loop().create_future()
         self._wanted = wanted
@@ -99,8 +101,6 @@ class Link(asyncio.Protocol):
         self._welcome = not dialled
         self._protocol: str | None = None
         self._ending = False
-        self.handed_over = False
-        """Another protocol has the connection."""
 
     # ------------------------------------------------------------------------------------ asyncio.Protocol
 
@@ -143,7 +143,7 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The end, whoever wanted it."""
         del exc
-        self._ending, self.ready = True, False
+        self._ending, self.ready, self.handed_over = True, False, False
         self._out.clear()
         if not self.ended.done():
             self.ended.set_result(None)

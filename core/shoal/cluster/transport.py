@@ -95,6 +95,11 @@ class Transport:
         self._ticking = asyncio.ensure_future(self._tick())
 
     @property
+    def identity(self) -> Identity:
+        """What new connections use."""
+        return self._identity
+
+    @property
     def cluster_id(self) -> str:
         """The cluster whose certificates are taken."""
         return self._identity.cluster_id
@@ -154,7 +159,7 @@ class Transport:
         return control.address if control is not None and control.ready else None
 
     def rtt_ms(self, node_id: str) -> float | None:
-        """The round trip time that nearly all of the last 64 pings kept to; None until one is measured."""
+        """The round trip time that three of four of the last pings kept to; None until one is measured."""
         dialler = self._diallers.get(node_id)
         return None if dialler is None else dialler.rtt_ms()
 

@@ -1,7 +1,6 @@
 """The aiohttp application: one route table per noun, problem+json, and its OpenAPI document."""
 
 from shoal.http.connections import Connections
-from shoal.http.passing import Passing
 from shoal.http.service import Service
 
-__all__ = ["Connections", "Passing", "Service"]
+__all__ = ["Connections", "Service"]

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final, Protocol
 
-from shoal.errors import Forbidden, ShoalError, Unauthorized
+import msgspec
+
+from shoal.errors import Forbidden, InvalidRequest, ShoalError, Unauthorized
 from shoal.tokens import Role, Token, find
 from shoal.wildcard import compile_wildcard
 
 _log = logging.getLogger(__name__)
 
+ACCESS: Final = "Shoal-Access"
+"""The header in which a member says what the caller of a request that it passes on may touch."""
 WATCH_S: Final = 1.0
 """How often an open tail looks whether its token is still there."""
 FRESH_S: Final = 0.25
@@ -169,3 +174,20 @@ def _within(pattern: str, own: str) -> bool:
 @lru_cache(maxsize=64)
 def _predicates(patterns: tuple[str, ...]) -> tuple[Callable[[str], bool], ...]:
     return tuple(compile_wildcard(pattern) for pattern in patterns)
+
+
+class _Passed(msgspec.Struct, frozen=True, array_like=True):
+    patterns: tuple[str, ...]
+
+
+def encode_access(access: Access) -> str:
+    """What a caller may touch, as a header's value."""
+    return base64.b64encode(msgspec.json.encode(_Passed(access.patterns))).decode()
+
+
+def decode_access(text: str) -> Access:
+    """The inverse; the token itself stays where it came in, which watches over it. Raises InvalidRequest."""
+    try:
+        return Access(msgspec.json.decode(base64.b64decode(text, validate=True), type=_Passed).patterns)
+    except ValueError as error:
+        raise InvalidRequest(f"{ACCESS} is not what a member sends", pointer=ACCESS) from error

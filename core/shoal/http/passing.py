@@ -7,23 +7,20 @@ never passed on again.
 from __future__ import annotations
 
 import asyncio
-import base64
 import ssl
 from typing import Final, Protocol
 
 import aiohttp
-import msgspec
 from aiohttp import web
 from yarl import URL
 
-from shoal.errors import InvalidRequest, NoLeader, OutcomeUnknown
-from shoal.http.auth import Access
+from shoal.errors import NoLeader, OutcomeUnknown
+from shoal.http.auth import ACCESS, encode_access
 from shoal.http.connections import Connection
 from shoal.http.context import Call
 from shoal.http.lasting import attend
 from shoal.http.negotiation import SSE
 
-ACCESS: Final = "Shoal-Access"
 WATCH_S: Final = 0.1
 """How often it is seen whether the leader is still the same."""
 CONNECT_S: Final = 3.0
@@ -137,20 +134,3 @@ async def _copy_answer(request: web.BaseRequest, answer: aiohttp.ClientResponse)
         await response.write(piece)
     await response.write_eof()
     return response
-
-
-class _Passed(msgspec.Struct, frozen=True, array_like=True):
-    patterns: tuple[str, ...]
-
-
-def encode_access(access: Access) -> str:
-    """What a caller may touch, as a header's value."""
-    return base64.b64encode(msgspec.json.encode(_Passed(access.patterns))).decode()
-
-
-def decode_access(text: str) -> Access:
-    """The inverse; the token itself stays where it came in, which watches over it. Raises InvalidRequest."""
-    try:
-        return Access(msgspec.json.decode(base64.b64decode(text, validate=True), type=_Passed).patterns)
-    except ValueError as error:
-        raise InvalidRequest(f"{ACCESS} is not what a member sends", pointer=ACCESS) from error

@@ -28,11 +28,10 @@ from shoal.http import (
     subscriptions,
 )
 from shoal.http.alone import Alone
-from shoal.http.auth import EVERYTHING, Door, Tokens
+from shoal.http.auth import ACCESS, EVERYTHING, Door, Tokens, decode_access
 from shoal.http.context import Call, Context, ServedCluster, ServedNode
 from shoal.http.pacing import Paced
 from shoal.http.params import ReadQuery
-from shoal.http.passing import ACCESS, decode_access
 from shoal.http.routing import DEFAULT_PATH, STORE_PATH, Route, Router
 from shoal.model.definitions import check_subscription_name
 from shoal.model.payload import check_stream_id

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import islice
 
 import msgspec
 
@@ -113,7 +112,8 @@ class LogView:
             return None
         found: list[Entry] = []
         size = 0
-        for entry in islice(self._entries, skipped, None):
+        for place in range(skipped, len(self._entries)):
+            entry = self._entries[place]
             size += len(entry.data)
             if found and size > max_bytes:
                 break
@@ -184,28 +184,30 @@ class LogView:
                 self.durable = max(self.durable, entry.index)
                 return
 
-    def take_committed(self) -> list[Entry]:
-        """What is committed and durable here, and was not given out yet."""
+    def take_committed(self, everywhere: int) -> list[Entry]:
+        """What is committed and durable here, and was not given out yet.
+
+        Every member holds what is up to `everywhere`: nobody will ask for that again.
+        """
         through = min(self.commit, self.durable)
         if through <= self.handed:
             return []
         offset = self.handed + 1 - self.cached_from
         entries = self._entries[offset : offset + through - self.handed]
         self.handed = through
-        self._trim()
+        self._trim(everywhere)
         return entries
 
-    def _trim(self) -> None:
-        """Leave to the journal what is applied, durable and too much for memory."""
-        if self._bytes <= CACHE_BYTES:
-            return
+    def _trim(self, everywhere: int) -> None:
+        """Leave to the journal what is applied and durable, and either every member's or too much for memory."""
         through = min(self.handed, self.durable, self._to_disk)
-        dropped = 0
-        index = self.cached_from
-        while self._bytes > CACHE_BYTES // 2 and index + dropped <= through:
+        most = CACHE_BYTES // 2 if self._bytes > CACHE_BYTES else self._bytes
+        dropped, index = 0, self.cached_from
+        while index + dropped <= through and (index + dropped <= everywhere or self._bytes > most):
             self._bytes -= len(self._entries[dropped].data)
             dropped += 1
-        del self._entries[:dropped]
+        if dropped:
+            del self._entries[:dropped]
 
     def dropped(self, first_index: int) -> None:
         """The journal begins at `first_index` now."""

@@ -399,7 +399,8 @@ class RaftNode:
         messages, state.messages = state.messages, []
         reads, self._reads.states = self._reads.states, []
         behind, self._following.behind = self._following.behind, None
-        ready = Ready(hard_state, entries, messages, after, state.log.take_committed(), reads, fetch, behind)
+        committed = state.log.take_committed(self.everywhere)
+        ready = Ready(hard_state, entries, messages, after, committed, reads, fetch, behind)
         if ready.must_persist:
             self._unadvanced = ready
             self._persisting_since_ms = state.now_ms
