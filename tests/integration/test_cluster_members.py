@@ -111,6 +111,7 @@ async def test_a_wiped_board_is_added_in_place_of_what_it_was(cluster: Reef) -> 
     assert after is not None
     assert before.incarnation != after.incarnation
     await cluster.ready("n3")
+    await until(lambda: back.node.node.store("main").head == 1)
     read = await back.board.call("GET", "/v1/streams/s?consistency=local")
     assert [event["data"] for event in read.json["events"]] == [1]
 

@@ -29,6 +29,8 @@ CAUGHT_UP_ENTRIES: Final = 64
 CANDIDATES_MAX: Final = 64
 CHANGE_S: Final = 10.0
 """How long a change may take until nobody knows whether it will be."""
+LOOK_S: Final = 0.01
+"""How often it is seen whether leadership was taken: who passed the wish on soon hears that this node leads no more."""
 MEET_S: Final = 5.0
 """How long a board that is to be added is looked for."""
 
@@ -138,10 +140,9 @@ class Members:
 
     def strangers(self) -> list[PeerSeen]:
         """Whom this node has met, and who is no member as it is now."""
+        known = {(member.node_id, member.incarnation) for member in self._known()}
         return [
-            seen
-            for node_id, seen in sorted(self.met.items())
-            if not self.is_member(node_id, seen.hello.incarnation)
+            seen for name, seen in sorted(self.met.items()) if (name, seen.hello.incarnation) not in known
         ]
 
     def living_voters(self) -> int:
@@ -313,7 +314,7 @@ class Members:
             raise InvalidRequest(str(error), pointer="node_id") from error
         core = self._driver.core
         while core.handing_over:  # noqa: ASYNC110 - the core tells nobody, and gives up in a timeout
-            await asyncio.sleep(core.timeout_ms / 10_000)
+            await asyncio.sleep(LOOK_S)
         if core.role == "leader":
             raise Unavailable(f"{chosen} did not take over in time; {self.own_id} leads on. Try again")
         return chosen
