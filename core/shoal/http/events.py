@@ -91,7 +91,7 @@ async def read(call: Call, query: EventsRead) -> web.StreamResponse:
         sse.check_live(query.direction, query.limit)
         return await sse.tail_all(call, selection, (query.after or 0) if resumed is None else resumed)
     page = await call.store.streams.read_events(
-        selection, query.after, call.page_limit(query.limit), query.direction
+        selection, query.after, call.page_limit(query.limit), query.direction, consistency="local"
     )
     return call.answer_read(answers.all_page(page, call.media))
 
@@ -117,7 +117,9 @@ async def query_events(call: Call, query: QueryRead) -> web.StreamResponse:
         query=sent.as_query(limits, ""), stream_pattern=pattern, system=(pattern or "").startswith("$")
     )
     _check(selection, limits)
-    page = await call.store.streams.read_events(selection, sent.after, call.page_limit(sent.limit))
+    page = await call.store.streams.read_events(
+        selection, sent.after, call.page_limit(sent.limit), consistency="local"
+    )
     return call.answer_read(answers.all_page(page, call.media))
 
 
@@ -136,7 +138,7 @@ async def _find_own(call: Call, event_id: str, stream_id: str | None) -> Event:
     """The event, as if the streams that the token is not for were not there. Raises NotFound, Ambiguous."""
     streams, access = call.store.streams, call.access
     try:
-        event = await streams.find_event(event_id, stream_id)
+        event = await streams.find_event(event_id, stream_id, consistency="local")
     except Ambiguous as error:
         own = [each for each in error.facts["candidates"] if access.allows(each["stream_id"])]
         if len(own) > 1:
@@ -144,7 +146,7 @@ async def _find_own(call: Call, event_id: str, stream_id: str | None) -> Event:
                 f"{len(own)} streams hold an event {event_id!r}; name one with stream=", candidates=own
             ) from error
         if own:
-            return await streams.find_event(event_id, own[0]["stream_id"])
+            return await streams.find_event(event_id, own[0]["stream_id"], consistency="local")
     else:
         if access.allows(event.stream_id):
             return event

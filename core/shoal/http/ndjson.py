@@ -63,6 +63,8 @@ class _Page(NamedTuple):
 
 
 async def _read(call: Call, start: int | None, limit: int, direction: Direction) -> _Page:
-    page = await call.store.streams.read_page(call.stream_id, start, min(limit, _PAGE), direction)
+    page = await call.store.streams.read_page(
+        call.stream_id, start, min(limit, _PAGE), direction, consistency="local"
+    )
     lines = [one_line(_encode(answers.event(event, JSON))) for event in page.events]
     return _Page(b"\n".join([*lines, b""]) if lines else b"", len(page.events), page.version, page.next)
