@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from shoal.errors import (
+    CLASSES,
     BodyTooLarge,
     Forbidden,
     InternalError,
@@ -31,17 +32,6 @@ _BY_STATUS: Mapping[int, type[ShoalError]] = {
 }
 """For answers without a problem document: a proxy's, or the HTTP library's own."""
 _GATEWAY_STATUSES = frozenset({502, 503, 504})
-
-
-def _tree(root: type[ShoalError]) -> Iterator[type[ShoalError]]:
-    for child in root.__subclasses__():
-        if child.__module__ == root.__module__:
-            yield child
-            yield from _tree(child)
-
-
-CLASSES: Mapping[str, type[ShoalError]] = {cls.code: cls for cls in _tree(ShoalError)}
-"""Every error class of `shoal.errors` by its code."""
 
 
 def error_of(status: int, body: bytes) -> ShoalError:

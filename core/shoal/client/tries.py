@@ -144,7 +144,9 @@ class Tries:
         self._failures += 1
         if awaits_election(error):
             self._counted -= 1
-            self._boards.without_leader(board, now_ms)
+            leader_id = error.facts.get("leader")
+            self._boards.without_leader(board, now_ms, leader_id if isinstance(leader_id, str) else None)
+            self._leader_first = True
         elif isinstance(error, _NEEDS_REST):
             self._boards.failed(board, now_ms)
         else:
