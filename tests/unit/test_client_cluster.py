@@ -168,6 +168,18 @@ async def test_a_leader_that_changes_in_midst_of_a_call_is_followed(clients):
     assert clients.pauses.ms == []
 
 
+async def test_a_read_that_finds_no_leader_follows_as_well(clients):
+    async with (
+        ScriptedBoard(by("A", "leader", PAGE), no_leader("C")) as one,
+        ScriptedBoard(by("B", "follower", PAGE)) as two,
+        ScriptedBoard(by("C", "follower", PAGE)) as three,
+    ):
+        streams = clients.connect(one, two, three).streams
+        for _ in range(4):
+            await streams.read_all()
+        assert [len(board.seen) for board in (one, two, three)] == [2, 1, 2]
+
+
 async def test_an_election_is_waited_for_with_short_pauses_until_time_is_up(clients):
     elections = [no_leader()] * 8
     async with ScriptedBoard(*elections, STORED) as one, ScriptedBoard(*elections, STORED) as two:
