@@ -106,10 +106,10 @@ async def test_every_read_settles_first_and_once(
         assert {asked for _, asked in others} == {"local"}
 
 
-async def test_without_a_word_it_is_left_to_the_store(tmp_path: Path) -> None:
+async def test_without_a_word_it_is_as_new_as_the_leader(tmp_path: Path) -> None:
     async with noted_board(tmp_path) as noted:
         await read(noted.board, "GET", "/streams/{stream_id}", "limit=1")
-        assert noted.seen[0] == ("settle", None)
+        assert noted.seen[0] == ("settle", "leader")
 
 
 async def test_lines_are_read_from_what_is_settled(tmp_path: Path) -> None:

@@ -25,7 +25,9 @@ def member(node_id: str, url: str, role: str = "follower", *, alive: bool = True
     }
 
 
-def view(*members: dict[str, Any], leader: str | None = None, node_id: str = "A") -> bytes:
+def view(
+    *members: dict[str, Any], leader: str | None = None, node_id: str = "A", removed: bool = False
+) -> bytes:
     """As `GET /v1/cluster` answers."""
     quorum = {"size": 2, "alive": 3, "margin": 1}
     known = {
@@ -36,7 +38,9 @@ def view(*members: dict[str, Any], leader: str | None = None, node_id: str = "A"
         "term": 3,
         "met": [],
     }
-    return json.dumps(known | {"status": "member", "quorum": quorum, "members": members}).encode()
+    return json.dumps(
+        known | {"status": "member", "removed": removed, "quorum": quorum, "members": members}
+    ).encode()
 
 
 class Asked:
@@ -130,6 +134,13 @@ async def test_where_one_gives_no_answer_the_next_is_asked(bad: Any) -> None:
     asked.answers = {"http://a": bad, "http://b": view(A, B, C, node_id="B")}
     assert await asked.learn() == {"http://a", "http://b", "http://c"}
     assert asked.questions == ["http://a", "http://b"]
+
+
+@pytest.mark.parametrize("stale", [view(A, B, removed=True), view(), view(B, member("X", "http://x"))])
+async def test_a_board_that_is_no_member_is_not_believed(stale: bytes) -> None:
+    asked = Asked("http://a", "http://b")
+    asked.answers = {"http://a": stale, "http://b": view(B, C, node_id="B")}
+    assert await asked.learn() == {"http://a", "http://b", "http://c"}
 
 
 async def test_a_failure_asks_anew_but_no_more_than_once_in_a_while() -> None:

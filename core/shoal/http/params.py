@@ -55,18 +55,15 @@ class NoQuery(msgspec.Struct, frozen=True):
 
 
 class ReadQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """What every read takes. Without `consistency`: as `leader`. On one board all are the same."""
+    """What every read takes. On one board all are the same."""
 
-    consistency: (
-        Annotated[
-            Consistency,
-            Meta(
-                description="`local`: what this board has; `leader`: all that its leader has; `linearizable`: all that "
-                "was acknowledged by anyone before."
-            ),
-        ]
-        | None
-    ) = None
+    consistency: Annotated[
+        Consistency,
+        Meta(
+            description="`local`: what this board has; `leader`: all that its leader has; `linearizable`: all that "
+            "was acknowledged by anyone before."
+        ),
+    ] = "leader"
     wait_for: (
         Annotated[int, Meta(ge=0, le=MAX_VERSION, description="Answer once this position is there.")] | None
     ) = None
