@@ -265,7 +265,6 @@ async def test_a_call_that_is_cancelled_leaves_nothing_behind(clients):
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await store.close()
         left = {task for task in asyncio.all_tasks() - before if "send" in repr(task.get_coro())}
         assert left == set()
 

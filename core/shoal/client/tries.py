@@ -129,7 +129,7 @@ class Tries:
         pause_ms = self._pause_ms(error, now_ms)
         spent = self._spent() or now_ms + pause_ms >= self._deadline_ms
         if not may_repeat(error, self._effect) or (spent and not self._open):
-            raised = settle(error, self._effect, unknown_before=self._unknown or bool(self._open))
+            raised = settle(error, self._effect, unknown_before=self._unknown)
             raise raised from (error.__cause__ if raised is error else error)
         self._unknown |= error.outcome == "unknown"
         if not spent:
