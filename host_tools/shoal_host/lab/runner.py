@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, Unavailable
 from shoal_host.lab import namespaces
 from shoal_host.lab.cluster import LabCluster
 from shoal_host.lab.final import read_final
@@ -61,16 +61,15 @@ async def run(plan_: Plan, tell: Callable[[str], None]) -> Report:
         tell(f"starting {plan_.nodes} node(s) on {network.name}, seed {plan_.seed}, in {plan_.data_dir}")
         async with LabCluster(places, network, died) as cluster:
             first_term = await cluster.term()
-            await _torment(cluster, plan_, episodes, recorder, tell)
-            elections = await cluster.term() - first_term
-            tell("all nodes are killed and started again, then their events are compared")
-            await _restart_all(cluster)
-            final, differences = await read_final(cluster.nodes)
-            await drain_all(plan_.seed, cluster.nodes, recorder)
-        for what in differences:
-            recorder.add(Found(what))
-        for event in final:
-            recorder.add(Kept(event))
+            elections = None
+            try:
+                await _torment(cluster, plan_, episodes, recorder, tell)
+                elections = await cluster.term() - first_term
+                tell("all nodes are killed and started again, then their events are compared")
+                await _restart_all(cluster)
+                await _look(cluster, plan_, recorder)
+            except Unavailable as error:  # a node that does not come back is what the lab is there to find
+                recorder.add(Found(f"the run could not go on: {error}", fatal=True))
     tell(f"judging {sum(1 for _ in recorder.lines):,} lines of history")
     return judge(recorder.lines, elections=elections, history=str(path))
 
@@ -103,6 +102,16 @@ async def _torment(
             shown = " and ".join(map(str, episode.faults))
             recorder.add(Stayed(shown, " ".join(nodes), kinds, begin_us, end_us, recorder.now_us()))
         workload.check()
+
+
+async def _look(cluster: LabCluster, plan_: Plan, recorder: Recorder) -> None:
+    """At what the store holds in the end, and at what its subscription has left."""
+    final, differences = await read_final(cluster.nodes)
+    await drain_all(plan_.seed, cluster.nodes, recorder)
+    for what in differences:
+        recorder.add(Found(what))
+    for event in final:
+        recorder.add(Kept(event))
 
 
 async def _restart_all(cluster: LabCluster) -> None:
