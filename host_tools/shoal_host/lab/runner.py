@@ -124,7 +124,9 @@ async def _place(plan_: Plan) -> tuple[Network, list[Place]]:
     """The network, and where each node is in it."""
     numbers = range(plan_.nodes)
     node_ids = [f"n{number + 1}" for number in numbers]
-    tls = issue_identities(plan_.data_dir / "tls", node_ids) if plan_.nodes > 1 else {}
+    tls: dict[str, Path] = {}
+    if plan_.nodes > 1:
+        tls = await asyncio.to_thread(issue_identities, plan_.data_dir / "tls", node_ids)
     if await _has_namespaces(plan_):
         network: Network = namespaces.Namespaces(plan_.nodes)
         ports = [(_HTTP_PORT, _PEER_PORT)] * plan_.nodes
