@@ -7,7 +7,10 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+NODES ?= 1
 IMAGES ?= 50000
+SEED ?=
+SEEDS ?=
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -27,8 +30,8 @@ INSTALL = $(BIN)/python -m pip install --quiet --editable
 ##@ Use
 
 .PHONY: run
-run: $(RUN)  ## Start one board: a store, and an agent that appends this machine's readings. ARGS goes to `shoal up`.
-	@exec $(BIN)/shoal up --from-make --agent --data-dir ./shoal-data $(ARGS)
+run: $(RUN)  ## Start a board, or a cluster of NODES=3, and an agent that appends this machine's readings. ARGS goes to `shoal up`.
+	@exec $(BIN)/shoal up --from-make --agent --nodes $(NODES) --data-dir ./shoal-data$(patsubst %,-%,$(filter-out 1,$(NODES))) $(ARGS)
 
 .PHONY: bench
 bench: $(BENCH)  ## Measure, and compare with fdatasync, raw SQLite and others. ARGS=--json for JSON.
@@ -40,9 +43,14 @@ bench: $(BENCH)  ## Measure, and compare with fdatasync, raw SQLite and others. 
 test: $(DEV)  ## Every test. ARGS goes to pytest.
 	$(BIN)/pytest tests $(ARGS)
 
-.PHONY: unit property contract integration sim e2e fuzz evidence
-unit property contract integration sim e2e fuzz evidence: $(DEV)  ## The tests of one folder.
+.PHONY: unit property contract integration e2e fuzz evidence
+unit property contract integration e2e fuzz evidence: $(DEV)  ## The tests of one folder.
 	$(BIN)/pytest tests/$@ $(ARGS)
+
+.PHONY: sim
+sim: $(DEV)  ## Simulated nodes and subscriptions. SEEDS=1000 runs that many of nodes, SEED=7 shows one.
+	$(if $(SEED),SHOAL_SIM_SEED=$(SEED)) $(if $(SEEDS),SHOAL_SIM_SEEDS=$(SEEDS)) $(BIN)/pytest \
+		$(if $(SEED)$(SEEDS),-s tests/sim/test_nodes.py -k 'one_seed or stays_true',tests/sim) $(ARGS)
 
 .PHONY: power-cut
 power-cut: $(DEV)  ## The power-cut suite over IMAGES=50000 disk images.

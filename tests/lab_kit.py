@@ -88,7 +88,8 @@ class LyingStore:
         for event in events * (2 if lying and self.lie == "double" else 1):
             data = event["data"] | ({"n": -1} if lying and self.lie == "alter" else {})
             place = {"version": len(self.stream(stream_id)), "position": len(self.log) + 1}
-            self.log.append(event | {"stream_id": stream_id, "data": data} | place)
+            given = {"event_id": f"id-{len(self.log)}"}
+            self.log.append(given | event | {"stream_id": stream_id, "data": data} | place)
 
     async def read(self, request: web.Request) -> web.Response:
         events = self.seen(self.stream(request.match_info["stream_id"]))

@@ -20,7 +20,7 @@ from shoal.types import ANY_VERSION
 class Board:
     """Consensus, applier and fetcher in one, each answering when told; the database is what was applied."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "board", send: Callable[[str, Any], bool] = lambda *_: False) -> None:
         self.clock = FakeClock()
         self.proposed: list[tuple[Any, bool]] = []
         self.done: Callable[[Any], None] | None = None
@@ -32,7 +32,7 @@ class Board:
         self.found: list[Any] = []
         """What searches find, one after the other: a hit, None, an error, or a future of one of them."""
         self.backlog = 0
-        self.role, self.serves, self.leader, self.term = "leader", True, "board", 1
+        self.role, self.serves, self.leader, self.term = "leader", True, name, 1
         self.index = 0
         self.failures: list[BaseException] = []
         self.hand_overs: list[int] = []
@@ -42,7 +42,7 @@ class Board:
             fetcher=self,
             clock=self.clock,
             event_time=EventTime(),
-            forwarding=Forwarding("board", 0, lambda _leader, _value: False),
+            forwarding=Forwarding(name, 0, send),
             failed=self.failures.append,
         )
         self.memory = self.sequencer.stores["main"] = StoreMemory(StoreState())
@@ -51,6 +51,7 @@ class Board:
     def propose(self, payload, done, *, use_reserve=False):
         assert self.done is None, "one proposal at a time"
         self.proposed.append((decode(payload), use_reserve))
+        self.payload = payload
         self.done = done
 
     def apply(self, entries):
@@ -88,7 +89,7 @@ class Board:
         done, self.done = self.done, None
         if outcome is None:
             self.index += 1
-            outcome = Proposed(self.index, 1)
+            outcome = Proposed(self.index, self.term)
         done(outcome)
 
     async def turn(self):

@@ -112,6 +112,7 @@ class Config(msgspec.Struct, frozen=True):
     log_format: Literal["text", "json"] = "text"
     log_level: str = "info"
     tls_dir: Path | None = None
+    join_token_file: Path | None = None
     stores: tuple[StoreConfig, ...] = (StoreConfig(DEFAULT_STORE),)
     storage: StorageConfig = StorageConfig()
     limits: Limits = Limits()
@@ -208,6 +209,13 @@ CONFIGURATION: Final[tuple[Key, ...]] = (
     Key("log_format", choice("text", "json"), "form of a log line", "--log-format", "text|json"),
     Key("log_level", _LEVEL, "least level that is logged", metavar="LEVEL"),
     Key("tls_dir", to_path, "this board's keys: ca.pem, cert.pem, key.pem", "--tls-dir", "DIR"),
+    Key(
+        "join_token_file",
+        to_path,
+        "file with a join token, for a board without keys; erased once it has them from a seed",
+        "--join-token-file",
+        "FILE",
+    ),
     Key("store", several(_STORE), "stores to have, instead of the file's", "--store", "NAME"),
     Key("storage.segment_bytes", whole(64 * 1024, 2**30), "size of a journal segment"),
     Key("storage.reserve_bytes", whole(0, 2**40), "disk space kept for deletes when the disk is full"),
@@ -401,6 +409,8 @@ def _check(config: Config) -> Config:
     secrets = [secret for secret in (discovery.secret, discovery.secret_file) if secret is not None]
     if config.bootstrap_expect != 1 and not in_cluster:
         raise ConfigError("bootstrap_expect", 'set mode to "cluster", or leave it out')
+    if config.join_token_file is not None and not in_cluster:
+        raise ConfigError("join_token_file", 'set mode to "cluster", or leave it out')
     if config.seeds and not in_cluster:
         raise ConfigError("seeds", 'set mode to "cluster", or leave them out')
     if (http.tls_cert is None) != (http.tls_key is None):

@@ -16,6 +16,7 @@
     ├── LeaseExpired              lease-expired
     ├── Unauthorized              unauthorized
     ├── Forbidden                 forbidden
+    ├── EnrolmentRefused          enrolment-refused      a board asked for a certificate and gets none
     ├── Unavailable               (the store's state, not the request; retryable)
     │   ├── TooBusy               too-busy
     │   ├── DiskFull              disk-full
@@ -39,6 +40,7 @@ document carries beside `code`, `title` and `detail`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final, Literal
 
@@ -200,6 +202,17 @@ class Forbidden(ShoalError):
     title = "The token does not allow this"
 
 
+class EnrolmentRefused(ShoalError):
+    """A board that asks for its certificate gets none; `reason` is a word for programs."""
+
+    code = "enrolment-refused"
+    title = "The board was not enrolled"
+
+    def __init__(self, detail: str = "", *, reason: str, **facts: Any) -> None:
+        super().__init__(detail, reason=reason, **facts)
+        self.reason = reason
+
+
 class Unavailable(ShoalError):
     """The store cannot do it now; the request itself was fine."""
 
@@ -334,3 +347,32 @@ def _tree(root: type[ShoalError]) -> Iterator[type[ShoalError]]:
 
 CLASSES: Final[Mapping[str, type[ShoalError]]] = {cls.code: cls for cls in _tree(ShoalError)}
 """Every error class by its code."""
+
+_FACT_OF_ARGUMENT: Final = {"expected": "expected_version", "actual": "actual_version"}
+
+
+def rebuild(code: str, detail: str, facts: Mapping[str, Any]) -> ShoalError:
+    """The error that another process raised, from what it told of it; never raises.
+
+    An InternalError if the code is not known or facts are missing.
+    """
+    cls = CLASSES.get(code, InternalError)
+    left = dict(facts)
+    arguments: dict[str, Any] = {}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= left
+        elif name == "detail":
+            arguments[name] = detail
+        else:
+            fact = left.pop(_FACT_OF_ARGUMENT.get(name, name), parameter.default)
+            if fact is not parameter.empty:
+                arguments[name] = fact
+    try:
+        error = cls(**arguments)
+    except TypeError:
+        return InternalError(f"the board's answer {code!r} lacks facts: {detail}")
+    if detail:
+        error.detail = detail
+        error.args = (detail,)
+    return error

@@ -46,6 +46,11 @@ class Leadership:
         return self._driver.serves and self._sequencer.applied_term == self._driver.term
 
     @property
+    def has_decided_all(self) -> bool:
+        """See shoal.store.context.Leadership. A disk may be slower than a quorum's, and commits come before it."""
+        return self.serves and self._driver.commit_index <= self._sequencer.applied_index
+
+    @property
     def leader(self) -> str | None:
         """See shoal.store.context.Leadership."""
         return self._driver.leader

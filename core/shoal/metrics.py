@@ -67,6 +67,14 @@ METRICS: Final[Mapping[str, Metric]] = {
     "writer_backlog_rows": Metric("gauge", "Rows that wait for SQLite's writer."),
     "head_position": Metric("gauge", "Position of the last event.", _STORE),
     "stores": Metric("gauge", "Stores of the node."),
+    "is_leader": Metric("gauge", "1 on the node that leads, else 0."),
+    "term": Metric("gauge", "The election term."),
+    "commit_index": Metric("gauge", "The last entry known to be committed."),
+    "applied_index": Metric("gauge", "The last entry that was applied."),
+    "lag_seconds": Metric("gauge", "For how long this node has lacked what others have committed."),
+    "follower_lag_entries": Metric("gauge", "Committed entries a member lacks, on the leader.", ("node",)),
+    "peers_connected": Metric("gauge", "Other members that can be reached."),
+    "quorum_margin": Metric("gauge", "How many voters may fail; below 0 nothing can be written."),
     "subscription_lag": Metric(
         "gauge", "Positions after that up to which nothing is known to be left.", _SUBSCRIPTION
     ),

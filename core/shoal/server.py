@@ -83,7 +83,13 @@ class Shoald:
         await self._open_node(clock)
         for note in self._node.notes:
             _log.warning("%s", note)
-        self._service = Service(self._node, config, tokens, now_ms=lambda: clock.wall().epoch_us // 1000)
+        self._service = Service(
+            self._node,
+            config,
+            tokens,
+            now_ms=lambda: clock.wall().epoch_us // 1000,
+            cluster=self._cluster,
+        )
         self._attach_telemetry()
         self._supervisor = await stack.enter_async_context(Supervisor(clock=clock))
         self._connections = Connections(
@@ -166,7 +172,7 @@ class Shoald:
         own = Beacon(
             cluster_id=info["cluster_id"],
             node_id=info["node_id"],
-            addresses=cluster.addresses,
+            addresses=cluster.members.addresses,
             boot_counter=await asyncio.to_thread(next_boot, config.data_dir),
             sequence=0,
         )
@@ -226,6 +232,11 @@ async def serve(config: Config, ready: Callable[[str], None] = print, *, means: 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave)
+    if config.join_token_file is not None and config.tls_dir is not None:
+        from shoal.cluster.enrolment import enrol_at_first_start
+
+        token_file, seeds = config.join_token_file, config.seeds
+        await enrol_at_first_start(config.tls_dir, token_file, seeds, config.node_id, stop=stop)
     while not stop.is_set():
         async with Shoald(config, means) as shoald:
             ready(shoald.ready_line())

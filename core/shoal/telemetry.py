@@ -39,6 +39,9 @@ SNAPSHOT_READ: Final = ("shoal", "snapshot", "read")
 CLUSTER_NODE_UP: Final = ("shoal", "cluster", "node", "up")
 CLUSTER_NODE_DOWN: Final = ("shoal", "cluster", "node", "down")
 CLUSTER_LEADER_ELECTED: Final = ("shoal", "cluster", "leader", "elected")
+CLUSTER_QUORUM_LOST: Final = ("shoal", "cluster", "quorum", "lost")
+CLUSTER_QUORUM_RESTORED: Final = ("shoal", "cluster", "quorum", "restored")
+CLUSTER_SPLIT_BRAIN_DETECTED: Final = ("shoal", "cluster", "split_brain", "detected")
 STORE_STARTED: Final = ("shoal", "store", "started")
 STORE_STOPPED: Final = ("shoal", "store", "stopped")
 EMITTER_BROADCAST: Final = ("shoal", "emitter", "broadcast")
@@ -83,6 +86,9 @@ EVENTS: Final[Mapping[EventName, Declared]] = {
     CLUSTER_NODE_UP: Declared(_TIME, ("store_id", "node", "member_count"), logging.INFO),
     CLUSTER_NODE_DOWN: Declared(_TIME, ("store_id", "node", "reason", "member_count"), logging.WARNING),
     CLUSTER_LEADER_ELECTED: Declared(_TIME, ("store_id", "leader", "previous_leader"), logging.INFO),
+    CLUSTER_QUORUM_LOST: Declared(_TIME, ("store_id", "alive", "required"), logging.ERROR),
+    CLUSTER_QUORUM_RESTORED: Declared(_TIME, ("store_id", "alive", "required"), logging.INFO),
+    CLUSTER_SPLIT_BRAIN_DETECTED: Declared(_TIME, ("store_id", "nodes"), logging.ERROR),
     STORE_STARTED: Declared(_TIME, ("store_id", "mode", "data_dir"), logging.INFO),
     STORE_STOPPED: Declared(("system_time", "uptime_ms"), ("store_id", "reason"), logging.INFO),
     EMITTER_BROADCAST: Declared(("duration",), _SUBSCRIPTION, logging.DEBUG),

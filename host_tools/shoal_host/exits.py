@@ -39,6 +39,7 @@ _EXIT_CODES: Final[tuple[tuple[type[errors.ShoalError], int], ...]] = (
     (errors.NotFound, NOT_FOUND),
     (errors.Unauthorized, DENIED),
     (errors.Forbidden, DENIED),
+    (errors.EnrolmentRefused, DENIED),
     (errors.Unavailable, UNAVAILABLE),
     (errors.DataDirLocked, UNAVAILABLE),
     (errors.StorageError, DAMAGED),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 READY_S: Final = 60.0
 STOP_S: Final = 20.0
 _POLL_S: Final = 0.05
+_ANSWER_S: Final = 1.0
 _EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - addresses to ask, not to listen on
 
 
@@ -99,15 +100,19 @@ async def start_node(
     *,
     name: str = "shoald",
     options: Sequence[str] = (),
+    alone: bool = True,
 ) -> LocalNode:
-    """Start `shoald` and wait until it is ready. Raises Died, Unavailable."""
+    """Start `shoald` and wait until it is ready; one that is not `alone` needs others for that, and only has to answer.
+
+    Raises Died, Unavailable.
+    """
     await asyncio.to_thread(token.begin)
     arguments = ["-m", "shoal", "--data-dir", str(data_dir), "--listen", listen, *options]
     child = await Child.start(name, arguments, heard=heard)
     host, _, port = listen.rpartition(":")
     url = f"http://{_EVERYWHERE.get(host, host)}:{port}"
     try:
-        info = await _until_ready(child, url, token.text)
+        info = await _until_ready(child, url, token.text, "/readyz" if alone else "/livez")
     except Died as error:
         if (
             error.exit_code == ERROR and not options
@@ -148,6 +153,22 @@ async def start_agent(node: LocalNode, interval_s: float, heard: Callable[[str],
     )
 
 
+async def info_of(node: LocalNode) -> dict[str, Any] | None:
+    """What a board says of itself (`GET /v1/info`); None when it does not, within a second."""
+    import aiohttp
+
+    with suppress(TimeoutError, aiohttp.ClientError):
+        async with (
+            asyncio.timeout(_ANSWER_S),
+            _session(node.token.text) as session,
+            session.get(f"{node.url}/v1/info") as answer,
+        ):
+            if answer.status == 200:
+                info: dict[str, Any] = await answer.json()
+                return info
+    return None
+
+
 async def until_admitted(node: LocalNode) -> None:
     """Wait until the board has seen the token made for it: it looks at the file a few times a second."""
     import aiohttp
@@ -158,9 +179,9 @@ async def until_admitted(node: LocalNode) -> None:
                 await asyncio.sleep(_POLL_S)
 
 
-async def _until_ready(child: Child, url: str, token: str | None) -> dict[str, Any]:
+async def _until_ready(child: Child, url: str, token: str | None, path: str) -> dict[str, Any]:
     ended = asyncio.create_task(child.ended())
-    asking = asyncio.create_task(_ask(url, token))
+    asking = asyncio.create_task(_ask(url, token, path))
     try:
         await asyncio.wait((ended, asking), timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
@@ -173,10 +194,10 @@ async def _until_ready(child: Child, url: str, token: str | None) -> dict[str, A
             task.cancel()
 
 
-async def _ask(url: str, token: str | None) -> dict[str, Any]:
-    """Ask until the board is ready; the result is what it says of itself."""
+async def _ask(url: str, token: str | None, path: str) -> dict[str, Any]:
+    """Ask until `path` is answered with 200; the result is what the board says of itself."""
     async with _session(token) as session:
-        while not await _is_ready(session, url):  # noqa: ASYNC110 - another process has no event to wait on
+        while not await _is_good(session, f"{url}{path}"):  # noqa: ASYNC110 - another process has no event to wait on
             await asyncio.sleep(_POLL_S)
         async with session.get(f"{url}/v1/info") as answer:
             if answer.status != 200:
@@ -185,11 +206,11 @@ async def _ask(url: str, token: str | None) -> dict[str, Any]:
             return info
 
 
-async def _is_ready(session: aiohttp.ClientSession, url: str) -> bool:
+async def _is_good(session: aiohttp.ClientSession, url: str) -> bool:
     import aiohttp
 
     try:
-        return await _status(session, f"{url}/readyz") == 200
+        return await _status(session, url) == 200
     except aiohttp.ClientError:
         return False
 

@@ -7,9 +7,11 @@ shown as escapes, and Rich never reads it as markup.
 from __future__ import annotations
 
 import base64
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -131,3 +133,11 @@ def note_board(lost: ShoalError | None) -> None:
 def note(text: str) -> None:
     """A remark for people, beside what a program would read."""
     click.echo(text, err=True)
+
+
+def own_name() -> str:
+    """How a person calls this program from here."""
+    if shutil.which("shoal"):
+        return "shoal"
+    called = Path(sys.argv[0]).absolute()
+    return str(called.relative_to(Path.cwd()) if called.is_relative_to(Path.cwd()) else called)

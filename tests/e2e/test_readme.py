@@ -49,7 +49,7 @@ SHELL = [block for block in BLOCKS if block.language == "sh" and not block.title
 
 def test_readme_has_the_quick_starts_it_names() -> None:
     assert (len(PYTHON), len(SHELL)) == (3, 3)
-    assert [block.title for block in BLOCKS if block.title] == ["run", "test", "listen"]
+    assert [block.title for block in BLOCKS if block.title] == ["run", "test", "three", "listen"]
     assert all(block.promises for block in PYTHON + SHELL)
 
 

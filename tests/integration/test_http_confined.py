@@ -24,7 +24,7 @@ EVENT = {"event_type": "t", "data": 1}
 STREAMS = ("pub-1", "pub-10", "pub-2", "log", "secret")
 CONFINED = {"/streams", "/events", "/events/{event_id}", "/query", "/append"}
 """Routes without a stream in their path that a token for some streams may take, since each confines its answer."""
-OF_THE_BOARD = {"/metrics", "/v1/info", "/v1/health"}
+OF_THE_BOARD = {"/metrics", "/v1/info", "/v1/health", "/v1/cluster"}
 
 
 class Guarded:

@@ -151,7 +151,6 @@ async def test_there_is_an_end_to_stores(tmp_path: Path) -> None:
         ("GET", "/v1/streams/a/version_at?at=1"),
         ("POST", "/v1/streams/a/scavenge"),
         ("GET", "/v1/events/x/effects"),
-        ("GET", "/v1/cluster"),
         ("GET", "/v1/backup"),
         ("GET", "/livez/"),
     ],

@@ -10,6 +10,8 @@ from urllib.parse import quote
 import pytest
 from http_board import Board
 
+from shoal.store.context import StoreContext
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -194,6 +196,47 @@ async def test_a_bad_parameter_is_400_and_named(board: Board, path: str, pointer
 async def test_every_consistency_is_the_same_on_one_board(board: Board, consistency: str) -> None:
     await board.append("s", 1)
     assert datas(await board.call("GET", f"/v1/streams/s?consistency={consistency}")) == [1]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/streams/s?"),
+        ("HEAD", "/v1/streams/s?"),
+        ("GET", "/v1/streams/s/0?"),
+        ("GET", "/v1/streams/s/aggregate?"),
+        ("GET", "/v1/streams?"),
+        ("GET", "/v1/events?"),
+        ("GET", "/v1/events/an-id?"),
+        ("POST", "/v1/query?"),
+        ("GET", "/v1/streams/s/snapshots?"),
+        ("GET", "/v1/streams/s/snapshots/latest?"),
+        ("GET", "/v1/streams/s/snapshots/0?"),
+    ],
+)
+async def test_a_read_is_settled_as_it_asks_for(
+    board: Board, monkeypatch: pytest.MonkeyPatch, method: str, path: str
+) -> None:
+    """On one board nothing else tells them apart."""
+    await board.append("s", {"event_type": "t", "data": {}, "event_id": "an-id"})
+    assert (await board.call("PUT", "/v1/streams/s/snapshots/0", {"data": {}})).status == 204
+    settled: list[str | None] = []
+    settle = StoreContext.settle_reads
+
+    async def settle_reads(self: StoreContext, consistency: Any) -> None:
+        settled.append(consistency)
+        await settle(self, consistency)
+
+    monkeypatch.setattr(StoreContext, "settle_reads", settle_reads)
+    body = {"items": [{"types": ["t"]}]} if method == "POST" else None
+    for consistency in ("local", "leader", "linearizable"):
+        reply = await board.call(method, f"{path}consistency={consistency}", body)
+        assert reply.status == 200
+        assert settled.pop(0) == consistency
+        assert set(settled) <= {"local"}  # what follows reads on where the first has settled
+        settled.clear()
+    await board.call(method, path.rstrip("?"), body)
+    assert settled[0] == "leader"
 
 
 async def test_a_read_can_wait_for_a_position(board: Board) -> None:

@@ -74,7 +74,7 @@ async def test_nothing_is_sent_to_whom_there_is_no_connection(cluster: Reef) -> 
 async def test_round_trips_are_measured(cluster: Reef) -> None:
     one, _ = await cluster.pair()
     await one.tick()
-    await until(lambda: one.transport._diallers["two"]._round_trips._sent_ms)
+    await until(lambda: one.transport._diallers["two"]._round_trips._sent_ms is not None)
     one.clock.advance(7)
     await until(lambda: one.transport.rtt_ms("two") is not None)
     assert one.transport.rtt_ms("two") == 7
@@ -261,6 +261,36 @@ async def test_http_of_a_removed_node_is_closed(cluster: Reef) -> None:
     writer.close()
     await two.tick()
     await until(lambda: all(not link.handed_over for link in two.transport._links))
+
+
+async def test_http_that_closes_its_connection_twice_stops_nothing(cluster: Reef) -> None:
+    """As aiohttp does. asyncio forgets TLS at the second time, and then has no answer to anything."""
+    two = await cluster.node("two", http=Impatient)
+    one = await cluster.node("one")
+    one.admit(two)
+    two.admit(one)
+    one.dial(two)
+    await until(lambda: one.transport.connected("two"))
+    host, port = two.address.split(":")
+    reader, writer = await asyncio.open_connection(
+        host, int(port), ssl=one.transport.http_context(), server_hostname=""
+    )
+    writer.write(b"GET /")
+    await until(lambda: any(link.handed_over and link._transport._closed for link in two.transport._links))
+    two.transport.recheck()
+    await two.tick()
+    await until(lambda: all(not link.handed_over for link in two.transport._links))
+    writer.transport.abort()
+    del reader
+
+
+class Impatient(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.close()
+        self.transport.close()
 
 
 class Echo(asyncio.Protocol):

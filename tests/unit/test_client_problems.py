@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from shoal import errors
-from shoal.client.problems import CLASSES, error_of
-from shoal.errors import ShoalError
+from shoal.client.problems import error_of
+from shoal.errors import CLASSES, ShoalError
 from shoal.http import problems
 
 MADE_WITH = {

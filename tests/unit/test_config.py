@@ -46,6 +46,7 @@ SAMPLES: dict[str, tuple[str, str, Any]] = {
     "log_format": ('"json"', "json", "json"),
     "log_level": ('"debug"', "debug", "debug"),
     "tls_dir": ('"/tls"', "/tls", Path("/tls")),
+    "join_token_file": ('"/token"', "/token", Path("/token")),
     "storage.segment_bytes": ("65536", "65536", 65536),
     "storage.reserve_bytes": ("0", "0", 0),
     "storage.commit_rows": ("10", "10", 10),
@@ -88,6 +89,7 @@ SAMPLES: dict[str, tuple[str, str, Any]] = {
 # What a key cannot do without, so that it can be tried alone.
 COMPANIONS: dict[str, dict[str, Any]] = {
     "mode": {"discovery": {"secret": SECRET}},
+    "join_token_file": {"mode": "cluster", "tls_dir": "/tls", "discovery": {"secret": SECRET}},
     "seeds": {"mode": "cluster", "discovery": {"secret": SECRET}},
     "http.tls_cert": {"http": {"tls_key": "k.pem"}},
     "http.tls_key": {"http": {"tls_cert": "c.pem"}},

@@ -49,7 +49,7 @@ def test_the_longest_gap_is_within_the_fault_or_goes_out_of_it() -> None:
     ("arguments", "what"),
     [
         ({"acks_s": (1, 2)}, "under kill there were 0 operations and 0 acknowledgements"),
-        ({"acks_s": (1, 2, 7)}, "while kill stayed, nothing was acknowledged"),
+        ({"acks_s": (1, 2, 15), "stays": ((3, 14, 16),)}, "while kill stayed, nothing was acknowledged"),
         ({"stays": ()}, "the fault kill did not come"),
         ({"faults": ("kill", "pause")}, "the fault pause did not come"),
     ],
@@ -60,7 +60,19 @@ def test_a_fault_without_traffic_is_a_failure(arguments, what) -> None:
 
 
 def test_one_node_alone_need_not_go_on_while_it_is_dead() -> None:
-    assert judge(lines(nodes=1, acks_s=(1, 2, 7))).violations == []
+    assert judge(lines(nodes=1, acks_s=(1, 2, 15), stays=((3, 14, 16),))).violations == []
+
+
+def test_a_fault_may_end_before_another_leads() -> None:
+    assert judge(lines(acks_s=(1, 2, 7))).violations == []
+
+
+def test_two_nodes_at_fault_say_nothing_of_how_long_one_stops_the_store() -> None:
+    two = Stayed("kill and cut", "n1 n2", ("kill", "cut"), 3 * SECOND, 5 * SECOND, 8 * SECOND)
+    none, kill, cut = judge([*lines(faults=("kill", "cut"), stays=()), two]).faults
+    assert none.longest_gap_ms > 0
+    assert (kill.longest_gap_ms, cut.longest_gap_ms) == (0, 0)
+    assert kill.stayed_ms == 2000
 
 
 def test_what_was_found_on_the_way_and_by_the_checkers_is_told() -> None:

@@ -12,10 +12,11 @@ from lab_kit import CountingRecorder, LyingStore, StubNode
 
 from shoal.testing.history import CONFLICT, History
 from shoal.testing.history_checks import check
+from shoal_host.lab.calls import content_of
 from shoal_host.lab.final import digest, read_final
 from shoal_host.lab.proxy import Proxy, Way
 from shoal_host.lab.recorder import Did
-from shoal_host.lab.workload import Workload, content_of
+from shoal_host.lab.workload import Workload
 
 PATIENCE_S = 60
 

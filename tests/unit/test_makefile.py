@@ -35,3 +35,9 @@ def test_pip_finds_the_constraints_although_it_splits_their_path_at_spaces(place
 def test_a_board_knows_that_make_started_it_and_gets_its_arguments(place: Path) -> None:
     commands = make(place, "-n", "run", "ARGS=--listen 127.0.0.1:4600")
     assert re.search(r"shoal up --from-make .*--listen 127\.0\.0\.1:4600$", commands, re.MULTILINE)
+
+
+def test_several_boards_have_a_directory_of_their_own(place: Path) -> None:
+    assert "--nodes 1 --data-dir ./shoal-data " in make(place, "-n", "run")
+    assert "--nodes 1 --data-dir ./shoal-data " in make(place, "-n", "run", "NODES=1")
+    assert "--nodes 3 --data-dir ./shoal-data-3 " in make(place, "-n", "run", "NODES=3")

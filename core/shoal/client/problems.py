@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -18,9 +17,9 @@ from shoal.errors import (
     TooBusy,
     Unauthorized,
     Unavailable,
+    rebuild,
 )
 
-_FACT_OF_ARGUMENT = {"expected": "expected_version", "actual": "actual_version"}
 _ENVELOPE = frozenset({"type", "title", "status", "detail", "instance", "code", "retryable", "outcome"})
 _BY_STATUS: Mapping[int, type[ShoalError]] = {
     401: Unauthorized,
@@ -33,17 +32,6 @@ _BY_STATUS: Mapping[int, type[ShoalError]] = {
 _GATEWAY_STATUSES = frozenset({502, 503, 504})
 
 
-def _tree(root: type[ShoalError]) -> Iterator[type[ShoalError]]:
-    for child in root.__subclasses__():
-        if child.__module__ == root.__module__:
-            yield child
-            yield from _tree(child)
-
-
-CLASSES: Mapping[str, type[ShoalError]] = {cls.code: cls for cls in _tree(ShoalError)}
-"""Every error class of `shoal.errors` by its code."""
-
-
 def error_of(status: int, body: bytes) -> ShoalError:
     """The error that an answer of `status` with `body` stands for; never raises."""
     problem = _problem(body)
@@ -51,7 +39,8 @@ def error_of(status: int, body: bytes) -> ShoalError:
     if not isinstance(code, str):
         return _without_problem(status, body)
     outcome = problem.get("outcome")
-    error = _rebuild(CLASSES.get(code, InternalError), str(problem.get("detail", "")), problem)
+    facts = {key: value for key, value in problem.items() if key not in _ENVELOPE}
+    error = rebuild(code, str(problem.get("detail", "")), facts)
     if outcome in ("not-applied", "applied", "unknown"):
         error.outcome = outcome
     return error
@@ -62,29 +51,6 @@ def _problem(body: bytes) -> dict[str, Any]:
         return msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return {}
-
-
-def _rebuild(cls: type[ShoalError], detail: str, problem: Mapping[str, Any]) -> ShoalError:
-    """An instance of `cls` with the same facts, whatever its constructor takes."""
-    facts = {key: value for key, value in problem.items() if key not in _ENVELOPE}
-    arguments: dict[str, Any] = {}
-    for name, parameter in inspect.signature(cls).parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            arguments |= facts
-        elif name == "detail":
-            arguments[name] = detail
-        else:
-            fact = facts.pop(_FACT_OF_ARGUMENT.get(name, name), parameter.default)
-            if fact is not parameter.empty:
-                arguments[name] = fact
-    try:
-        error = cls(**arguments)
-    except TypeError:
-        return InternalError(f"the board's answer {cls.code!r} lacks facts: {detail}")
-    if detail:
-        error.detail = detail
-        error.args = (detail,)
-    return error
 
 
 def _without_problem(status: int, body: bytes) -> ShoalError:

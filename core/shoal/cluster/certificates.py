@@ -2,7 +2,8 @@
 
 A node's certificate carries `shoal://CLUSTER/NODE` as its one URI. None of them is judged by time, since boards have no
 clock, so all are valid from 2020 to the end of time (RFC 5280, 4.1.2.5): membership decides who is trusted. Keys are
-Ed25519. Pure: bytes in, bytes out; randomness comes from the library of cryptography.
+Ed25519. While an authority is replaced by another, `ca_pem` holds the certificates of both, one behind the other.
+Pure: bytes in, bytes out; randomness comes from the library of cryptography.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final, NamedTuple
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -28,6 +30,9 @@ _FROM: Final = datetime(2020, 1, 1, tzinfo=UTC)
 _UNTIL: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 _ID: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 _URI: Final = re.compile(f"shoal://({_ID})/({_ID})")
+ROOTS_MAX: Final = 4
+_STATEMENT: Final = b"shoal statement\0"
+"""Before whatever `vouch` signs: no certificate begins like this, so neither passes for the other."""
 
 
 class CertificateError(ValueError):
@@ -126,24 +131,76 @@ def key_hash_of(key_pem: bytes) -> bytes:
 
 
 def cluster_of(ca_pem: bytes) -> str:
-    """The cluster an authority signs for. Raises CertificateError."""
-    names = _certificate(ca_pem).subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
-    if len(names) != 1:
-        raise CertificateError("the authority's certificate names no cluster")
-    return str(names[0].value)
+    """The one cluster that the authorities sign for. Raises CertificateError."""
+    clusters = {_cluster_of(root) for root in _roots(ca_pem)}
+    if len(clusters) != 1:
+        raise CertificateError(f"the authorities are of several clusters: {', '.join(sorted(clusters))}")
+    return clusters.pop()
+
+
+def roots(ca_pem: bytes) -> tuple[bytes, ...]:
+    """The authorities' certificates (PEM), one by one. Raises CertificateError."""
+    return tuple(root.public_bytes(Encoding.PEM) for root in _roots(ca_pem))
+
+
+def root_of_key(ca_pem: bytes, key_pem: bytes) -> bytes:
+    """The authority's certificate (PEM) that this private key belongs to. Raises CertificateError."""
+    wanted = key_hash_of(key_pem)
+    for root in _roots(ca_pem):
+        if _key_hash(root.public_key()) == wanted:
+            return root.public_bytes(Encoding.PEM)
+    raise CertificateError("the authority's key belongs to none of its certificates")
 
 
 def fingerprint(certificate: bytes) -> bytes:
     """SHA-256 of a certificate (DER or PEM). Raises CertificateError."""
-    return hashlib.sha256(_certificate(certificate).public_bytes(Encoding.DER)).digest()
+    return _certificate(certificate).fingerprint(SHA256())
 
 
 def check_issued(certificate: bytes, ca_pem: bytes) -> None:
-    """Raises CertificateError unless the authority itself signed the certificate (DER or PEM)."""
+    """Raises CertificateError unless one of the authorities itself signed the certificate (DER or PEM)."""
+    found, reason = _certificate(certificate), "there is none"
+    for root in _roots(ca_pem):
+        try:
+            found.verify_directly_issued_by(root)
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
+            reason = str(error) or type(error).__name__
+        else:
+            return
+    raise CertificateError(f"the certificate is not of this authority: {reason}")
+
+
+def vouch(authority: Authority, statement: bytes) -> bytes:
+    """The authority's signature of a statement, which can be taken for no certificate. Raises CertificateError."""
+    return _key(authority.key).sign(_STATEMENT + statement)
+
+
+def check_vouched(root: bytes, statement: bytes, signature: bytes) -> None:
+    """Raises CertificateError unless the authority of this certificate made the signature with `vouch`."""
+    key = _certificate(root).public_key()
+    if not isinstance(key, Ed25519PublicKey):
+        raise CertificateError("the public key is not Ed25519")
     try:
-        _certificate(certificate).verify_directly_issued_by(_certificate(ca_pem))
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
-        raise CertificateError(f"the certificate is not of this authority: {error}") from None
+        key.verify(signature, _STATEMENT + statement)
+    except InvalidSignature:
+        raise CertificateError("the authority's key has not signed this") from None
+
+
+def _roots(ca_pem: bytes) -> list[x509.Certificate]:
+    try:
+        found = x509.load_pem_x509_certificates(ca_pem)
+    except ValueError as error:
+        raise CertificateError(f"not the certificate of an authority: {error}") from None
+    if len(found) > ROOTS_MAX:
+        raise CertificateError(f"{len(found)} authorities, at most {ROOTS_MAX} are taken")
+    return found
+
+
+def _cluster_of(root: x509.Certificate) -> str:
+    names = root.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    if len(names) != 1 or re.fullmatch(_ID, str(names[0].value)) is None:
+        raise CertificateError("the authority's certificate names no cluster")
+    return str(names[0].value)
 
 
 def _certificate(data: bytes) -> x509.Certificate:

@@ -15,7 +15,8 @@ from shoal.cluster.link import Link
 
 BACKOFF_S_MIN: Final = 0.05
 BACKOFF_S_MAX: Final = 2.0
-RTT_SAMPLES: Final = 64
+RTT_SAMPLES: Final = 16
+"""Of as many seconds: a network that was slow is not to slow elections for long."""
 
 _log: Final = logging.getLogger("shoal.transport")
 
@@ -39,30 +40,35 @@ class Backoff:
 
 
 class RoundTrips:
-    """Round trip times of the last pings."""
+    """Round trip times of the last pings. One is under way at a time: a stall is to count once, however long."""
 
     def __init__(self) -> None:
-        self._sent_ms: dict[int, int] = {}
+        self._sent_ms: int | None = None
         self._samples_ms: list[float] = []
         self._number = 0
 
     def sent(self, now_ms: int) -> int:
-        """A ping goes out now: its number."""
+        """The number for a ping that leaves now; 0, which is not measured, while another is under way."""
+        if self._sent_ms is not None:
+            return 0
         self._number += 1
-        self._sent_ms[self._number] = now_ms
-        self._sent_ms.pop(self._number - RTT_SAMPLES, None)
+        self._sent_ms = now_ms
         return self._number
 
     def answered(self, number: int, now_ms: int) -> None:
-        """The answer to a ping came; one that was never sent means nothing."""
-        sent_ms = self._sent_ms.pop(number, None)
-        if sent_ms is not None:
-            self._samples_ms = [*self._samples_ms[1 - RTT_SAMPLES :], float(now_ms - sent_ms)]
+        """A pong came."""
+        if self._sent_ms is not None and number == self._number:
+            self._samples_ms = [*self._samples_ms[1 - RTT_SAMPLES :], float(now_ms - self._sent_ms)]
+            self._sent_ms = None
 
-    def high_ms(self) -> float | None:
-        """What all but one in 32 took at most; so one pause of a process does not slow elections for a minute."""
+    def broken(self) -> None:
+        """The connection is gone, and with it the ping that was under way."""
+        self._sent_ms = None
+
+    def usual_ms(self) -> float | None:
+        """What three of four took at most: some stalls do not make the network a slow one."""
         ordered = sorted(self._samples_ms)
-        return ordered[-1 - len(ordered) // 32] if ordered else None
+        return ordered[(len(ordered) - 1) * 3 // 4] if ordered else None
 
 
 class Dialler:
@@ -94,7 +100,7 @@ class Dialler:
 
     def rtt_ms(self) -> float | None:
         """See Transport.rtt_ms."""
-        return self._round_trips.high_ms()
+        return self._round_trips.usual_ms()
 
     def tick(self) -> None:
         """A second has passed: ask for signs of life."""
@@ -140,6 +146,8 @@ class Dialler:
         else:
             self.control = link
         await link.ended
+        if not bulk:
+            self._round_trips.broken()
         if link.was_ready:
             self._good = link.address
 

@@ -16,6 +16,7 @@ import msgspec
 
 from shoal import telemetry
 from shoal.clock import Clock
+from shoal.cluster.alone import write_alone
 from shoal.cluster.pace import Pacemaker
 from shoal.cluster.ports import Log, LogWorker, Nobody, Peers
 from shoal.errors import DiskFull, NoLeader
@@ -99,6 +100,8 @@ class RaftDriver:
         self._pump_set = False
         self._stopped = False
         self._telling = False
+        self._held = False
+        """The core is about to be replaced: what it wants is not done any more."""
         self._seen: tuple[Role, str | None, int, bool] | None = None
         self._left: asyncio.Future[None] | None = None
         self.no_room = False
@@ -272,6 +275,33 @@ class RaftDriver:
             self.core = RaftNode(self.own, start, self._log.hard_state, random=random, now_ms=now_ms)
             self._pump()
 
+    async def go_on_alone(self, random: Draws) -> None:
+        """Be the only voter from now on, with all that the own log holds: a quorum is lost for ever.
+
+        What the others had committed and this log lacks is lost. Raises OSError, DiskFull.
+        """
+        self._held = True
+        before = self.core
+        done: asyncio.Future[LogStart | BaseException] = self._loop.create_future()
+        write = partial(self._write_alone, before.term, before.log.handed)
+        self._worker.submit(write, partial(_resolve, done))
+        outcome = await done
+        self._held = False
+        if isinstance(outcome, BaseException):
+            self._fail(outcome)
+            raise outcome
+        now_ms = self._clock.monotonic_ms()
+        self.core = RaftNode(self.own, outcome, self._log.hard_state, random=random, now_ms=now_ms)
+        for future in self._reads.values():
+            _resolve(future, -1)
+        self._reads.clear()
+        self._pump()
+
+    def _write_alone(self, term: int, handed: int) -> LogStart:
+        """On the journal's thread, behind all that the core had given out."""
+        write_alone(self._log, self.own, term)
+        return read_start(self._log, handed)
+
     def stop(self) -> None:
         """Nothing more is done; what was asked stays unanswered but for reads."""
         self._stopped = True
@@ -288,7 +318,7 @@ class RaftDriver:
 
     def _pump(self) -> None:
         self._pump_set = False
-        if self._stopped:
+        if self._stopped or self._held:
             return
         while (ready := self.core.ready()) is not None:
             self._carry_out(ready)
@@ -372,7 +402,7 @@ class RaftDriver:
             return self._log.append_records(records, use_reserve=True)
 
     def _persisted(self, core: RaftNode, ready: Ready, outcome: object) -> None:
-        if self._stopped or core is not self.core:
+        if self._stopped or self._held or core is not self.core:
             return
         if isinstance(outcome, DiskFull):  # nothing was written: the others go on, this one as soon as it can
             if not self.no_room:
@@ -394,7 +424,7 @@ class RaftDriver:
         self._pump()
 
     def _persist_again(self, core: RaftNode, ready: Ready) -> None:
-        if not self._stopped:
+        if not self._stopped and core is self.core:
             self._worker.submit(partial(self._persist, ready), partial(self._persisted, core, ready))
 
     def _read(self, index: int) -> list[Entry]:
@@ -436,8 +466,10 @@ class RaftDriver:
     def _on_time(self) -> None:
         self._timer, self._timer_ms = None, NEVER_MS
         now_ms = self._clock.monotonic_ms()
+        self.core.wish_timeout(
+            self.pace.election_timeout_ms
+        )  # a follower's deadline moves on and never comes
         if self.core.deadline_ms() <= now_ms:
-            self.core.wish_timeout(self.pace.election_timeout_ms)
             self.core.handle_deadline(now_ms)
         self._pump()
 

@@ -20,6 +20,12 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     _sync_directory(path.parent)
 
 
+def move_durably(source: Path, target: Path) -> None:
+    """Rename a file over another of the same directory; so it is on the disk when this returns. Raises OSError."""
+    source.replace(target)
+    _sync_directory(target.parent)
+
+
 def _sync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

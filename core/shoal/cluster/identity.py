@@ -1,7 +1,11 @@
 """Who a node is: its key and certificate on disk, and the TLS they make.
 
 A directory with `ca.pem`, `cert.pem` and `key.pem`. TLS is 1.3 only and mutual; the one root is the cluster's own
-authority; host names and validity times are not looked at, since boards move and have no clock.
+authority (two while it is replaced by another); host names and validity times are not looked at, since boards move and
+have no clock.
+
+A key is renewed beside the old one, as `next-key.pem`, and takes its place once `cert.pem` is of it: one file decides,
+so power may be cut at any moment.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from shoal.cluster.certificates import (
     sign,
     subject_of,
 )
-from shoal.cluster.durable import write_durably
+from shoal.cluster.durable import move_durably, write_durably
 from shoal.errors import ConfigError
 
 PEERS: Final = "shoal/1"
@@ -32,6 +36,7 @@ ENROLMENT: Final = "shoal-enrol/1"
 CA_FILE: Final = "ca.pem"
 CERTIFICATE_FILE: Final = "cert.pem"
 KEY_FILE: Final = "key.pem"
+NEXT_KEY_FILE: Final = "next-key.pem"
 
 NO_CHECK_TIME: Final = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python's `ssl` does not name."""
@@ -53,6 +58,7 @@ class Identity:
 def load_identity(directory: Path) -> Identity:
     """The identity kept in `directory`. Blocks. Raises ConfigError, saying what does not fit together."""
     try:
+        _settle(directory)
         ca_pem = (directory / CA_FILE).read_bytes()
         certificate = (directory / CERTIFICATE_FILE).read_bytes()
         key_pem = (directory / KEY_FILE).read_bytes()
@@ -73,15 +79,29 @@ def load_identity(directory: Path) -> Identity:
     return Identity(subject.cluster_id, subject.node_id, subject.key_hash, ca_pem, dial, http, accept)
 
 
+def joining_context() -> ssl.SSLContext:
+    """For a board that has no certificate yet and trusts nobody: what proves the other side is in enrolment.py."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols([ENROLMENT])
+    return context
+
+
 def write_identity(directory: Path, ca_pem: bytes, certificate: bytes) -> None:
-    """Keep what was signed for the key that is there already. Blocks. Durable on return; raises OSError."""
+    """Keep what was signed for a key that is there already. Blocks. Durable on return; raises OSError."""
     write_durably(directory / CA_FILE, ca_pem, mode=0o644)
     write_durably(directory / CERTIFICATE_FILE, certificate, mode=0o644)
+    _settle(directory)
 
 
-def node_key(directory: Path) -> bytes:
-    """The key in `directory`, made and kept first if there is none. Blocks. Raises OSError, CertificateError."""
-    path = directory / KEY_FILE
+def node_key(directory: Path, *, renew: bool = False) -> bytes:
+    """The key in `directory`, made and kept first if there is none. Blocks. Raises OSError, CertificateError.
+
+    With `renew` it is the next one: the same at each call until `write_identity` has a certificate of it.
+    """
+    path = directory / (NEXT_KEY_FILE if renew and (directory / KEY_FILE).exists() else KEY_FILE)
     try:
         key_pem = path.read_bytes()
     except FileNotFoundError:
@@ -91,14 +111,32 @@ def node_key(directory: Path) -> bytes:
     return key_pem
 
 
-def issue(authority: Authority, node_id: str, directory: Path) -> None:
+def issue(
+    authority: Authority,
+    node_id: str,
+    directory: Path,
+    *,
+    ca_pem: bytes | None = None,
+    renew: bool = False,
+) -> None:
     """Make a node's whole identity beside the authority, for a board that is provisioned before it first starts.
 
-    Blocks. Raises OSError, CertificateError.
+    `ca_pem` are the authorities it is to trust, if there are more than this one. What is there is kept: the key, unless
+    it is to `renew`. Blocks. Raises OSError, CertificateError.
     """
-    request = make_request(node_id, node_key(directory))
+    request = make_request(node_id, node_key(directory, renew=renew))
     certificate = sign(authority, request, cluster_of(authority.certificate), node_id)
-    write_identity(directory, authority.certificate, certificate)
+    write_identity(directory, ca_pem or authority.certificate, certificate)
+
+
+def _settle(directory: Path) -> None:
+    """Let the next key take its place if the certificate is of it."""
+    try:
+        key_hash = key_hash_of((directory / NEXT_KEY_FILE).read_bytes())
+        if subject_of((directory / CERTIFICATE_FILE).read_bytes()).key_hash == key_hash:
+            move_durably(directory / NEXT_KEY_FILE, directory / KEY_FILE)
+    except FileNotFoundError:
+        pass  # there is none, or another process was quicker
 
 
 def _context(directory: Path, ca_pem: bytes, accepts: bool) -> ssl.SSLContext:  # noqa: FBT001 - mapped over

@@ -54,6 +54,9 @@ class Owner(Protocol):
     def link_handler(self, link: Link, protocol: str) -> Callable[[], asyncio.Protocol] | None:
         """What takes over a connection that is not for frames; None to close it."""
 
+    def link_refused(self, link: Link, refusal: Refusal) -> None:
+        """The other side will not have this node."""
+
     def link_closed(self, link: Link) -> None:
         """The connection is gone."""
 
@@ -83,6 +86,8 @@ class Link(asyncio.Protocol):
         self.peer: PeerSeen | None = None
         self.ready = False
         self.was_ready = False
+        self.handed_over = False
+        """Whether another protocol has the connection. It may close it twice, and then nothing can be asked of it."""
         self.age_ticks = 0
         self.ended: Final = asyncio.get_running_loop().create_future()
         self._wanted = wanted
@@ -96,11 +101,6 @@ class Link(asyncio.Protocol):
         self._welcome = not dialled
         self._protocol: str | None = None
         self._ending = False
-
-    @property
-    def handed_over(self) -> bool:
-        """Whether another protocol has the connection."""
-        return self._transport is not None and self._transport.get_protocol() is not self
 
     # ------------------------------------------------------------------------------------ asyncio.Protocol
 
@@ -143,7 +143,7 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The end, whoever wanted it."""
         del exc
-        self._ending, self.ready = True, False
+        self._ending, self.ready, self.handed_over = True, False, False
         self._out.clear()
         if not self.ended.done():
             self.ended.set_result(None)
@@ -222,6 +222,7 @@ class Link(asyncio.Protocol):
         if isinstance(word, Hello) and self.peer is None:
             self._greet(word)
         elif isinstance(word, Refusal):
+            self._owner.link_refused(self, word)
             self.end(f"refused, {word.reason}: {word.detail}"[:500])
         elif isinstance(word, Welcome) and not self._welcome and self.peer is not None:
             self._welcome = True
@@ -262,6 +263,7 @@ class Link(asyncio.Protocol):
             self.end(f"{self._protocol} is not for it")
             return
         other = make()
+        self.handed_over = True
         self._transport.set_protocol(other)
         other.connection_made(self._transport)
 

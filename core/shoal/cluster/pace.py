@@ -11,26 +11,23 @@ FIRST_MS: Final = 1_000
 
 
 class Pacemaker:
-    """Keeps the last round trips and syncs, in milliseconds; the core clamps what comes of them."""
+    """Knows the round trip there is now, and the last syncs, in milliseconds; the core clamps what comes of them."""
 
     def __init__(self) -> None:
         self._syncs: deque[float] = deque(maxlen=SAMPLES)
-        self._trips: deque[float] = deque(maxlen=SAMPLES)
+        self.trip_ms = 0.0
+        """What a message to the farthest peer and its answer usually take now."""
 
     def synced(self, ms: float) -> None:
         """A write of the journal took so long."""
         self._syncs.append(ms)
 
-    def round_trip(self, ms: float) -> None:
-        """A message to a peer and its answer took so long."""
-        self._trips.append(ms)
-
     @property
     def election_timeout_ms(self) -> int:
-        """Ten times the slowest but one: a single stall is not how the disk is."""
+        """Ten times the slowest sync but one (a single stall is not how the disk is), or round trip."""
         if not self._syncs:
             return FIRST_MS
-        return round(FACTOR * max(_usual_worst(self._syncs), _usual_worst(self._trips)))
+        return round(FACTOR * max(_usual_worst(self._syncs), self.trip_ms))
 
 
 def _usual_worst(samples: deque[float]) -> float:

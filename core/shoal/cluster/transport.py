@@ -37,13 +37,17 @@ Factory = Callable[[], asyncio.Protocol]
 _log: Final = logging.getLogger("shoal.transport")
 
 
+def _nobody(_node_id: str, _reason: str) -> None:
+    """Nobody wants to know."""
+
+
 class Transport:
     """The connections of one node. All calls belong to the thread of its event loop.
 
     `hello` gives the own first word, `trusted` says who may be a peer. `received` gets each message with its sender;
     it may raise FrameError for one that it cannot read, which ends the connection. `seen` hears of every certified
-    node that says hello, `lost` of a peer whose process is gone. `http` and `enrol` make what serves the other
-    protocols of the port.
+    node that says hello, `lost` of a peer whose process is gone, `refused` of a node that will not have this one, and
+    its code for why. `http` and `enrol` make what serves the other protocols of the port.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Transport:
         received: Callable[[str, Any], None],
         seen: Callable[[PeerSeen], None],
         lost: Callable[[str], None],
+        refused: Callable[[str, str], None] = _nobody,
         clock: Clock,
         random: random.Random,
         http: Factory | None = None,
@@ -68,6 +73,7 @@ class Transport:
         self._receive = received
         self._seen = seen
         self._lost = lost
+        self._refused = refused
         self._clock = clock
         self._random = random
         self._handlers = {HTTP: http, ENROLMENT: enrol}
@@ -87,6 +93,11 @@ class Transport:
             sleep=sleep,
         )
         self._ticking = asyncio.ensure_future(self._tick())
+
+    @property
+    def identity(self) -> Identity:
+        """What new connections use."""
+        return self._identity
 
     @property
     def cluster_id(self) -> str:
@@ -148,7 +159,7 @@ class Transport:
         return control.address if control is not None and control.ready else None
 
     def rtt_ms(self, node_id: str) -> float | None:
-        """The round trip time that nearly all of the last 64 pings kept to; None until one is measured."""
+        """The round trip time that three of four of the last pings kept to; None until one is measured."""
         dialler = self._diallers.get(node_id)
         return None if dialler is None else dialler.rtt_ms()
 
@@ -231,6 +242,9 @@ class Transport:
             link.peer = peer
             self._acceptor.proven(link)
         return self._handlers[protocol]
+
+    def link_refused(self, link: Link, refusal: Refusal) -> None:
+        self._refused(_node_id(link), refusal.reason)
 
     def link_closed(self, link: Link) -> None:
         self._links.discard(link)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from shoal.cluster.members import where
+from shoal.cluster.words import PeerSeen
 from shoal.raft.log import Member
 from shoal.raft.node import RaftNode
 
@@ -15,13 +17,15 @@ def cluster_view(
     cluster_id: str,
     *,
     alive: Callable[[str], bool],
-    met: Mapping[str, Sequence[str]],
+    strangers: Sequence[PeerSeen],
+    removed: bool,
     status: str,
 ) -> dict[str, Any]:
     """Who is here, who votes, and how many more may fail.
 
-    `met` are boards that are no members, with their addresses. `match_index` and `lag`, in entries, are known to the
-    leader, and null elsewhere. `margin` is how many voters may fail before nothing can be written; below 0 nothing can.
+    `strangers` are boards that were met and are no members as they are now. `match_index` and `lag`, in entries, are
+    known to the leader, and null elsewhere. `margin` is how many voters may fail before nothing can be written; below 0
+    nothing can. `status` says in words what is wrong with this node, if anything is.
     """
     members = core.configuration.members
     voters = [member for member in members if member.voter]
@@ -35,7 +39,13 @@ def cluster_view(
         "leader": core.leader,
         "members": [_member(member, core, info["node_id"], alive) for member in members],
         "quorum": {"size": size, "alive": living, "margin": living - size},
-        "met": [{"id": node_id, "addresses": list(addresses)} for node_id, addresses in sorted(met.items())],
+        "last_index": core.log.last_index,
+        "last_term": core.log.last_term,
+        "met": [
+            {"id": seen.hello.node_id, "addresses": list(where(seen)), "empty": seen.hello.empty}
+            for seen in strangers
+        ],
+        "removed": removed,
         "status": status,
     }
 

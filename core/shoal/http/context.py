@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from shoal.config import DEFAULT_STORE, Config
-from shoal.errors import InvalidRequest
+from shoal.errors import InvalidRequest, Unavailable
 from shoal.http import pacing
 from shoal.http.auth import Access, Door
 from shoal.http.bodies import LARGE_BYTES, BodyReader, decode
@@ -158,11 +158,58 @@ class Passes(Protocol):
     async def pass_on(self, call: Call) -> web.StreamResponse: ...
 
 
+class ServedMembers(Protocol):
+    """Changes of a cluster, on its leader. All raise NoLeader where another node leads."""
+
+    async def add(self, node_id: str | None, address: str | None = None, role: str = "voter") -> str:
+        """Add an empty board that is found by its name or address; its name."""
+
+    async def remove(self, node_id: str) -> None:
+        """Remove a member."""
+
+    async def promote(self, node_id: str) -> None:
+        """Make a learner vote."""
+
+    async def transfer(self, target: str | None) -> str:
+        """Hand leadership over; to whom."""
+
+    async def recover(self, node_id: str, cluster_id: str) -> None:
+        """Make this node the only voter; both names were typed by a person. On any node."""
+
+
+class ServedCluster(Protocol):
+    """What HTTP needs of the cluster that the node is in."""
+
+    def view(self) -> dict[str, Any]:
+        """The body of `GET /v1/cluster`."""
+
+    def obstacle(self) -> Unavailable | None:
+        """Why the node cannot serve what is asked of it, in words that say what to do; None when it can."""
+
+    @property
+    def lag_ms(self) -> int:
+        """For how long the node has lacked something that was committed."""
+
+    def stats(self) -> dict[str, float]:
+        """Gauges."""
+
+    @property
+    def members(self) -> ServedMembers: ...
+
+
 class Context:
     """One HTTP server's share of everything: made once, handed to every call."""
 
-    def __init__(self, node: ServedNode, config: Config, door: Door, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        node: ServedNode,
+        cluster: ServedCluster,
+        config: Config,
+        door: Door,
+        now_ms: Callable[[], int],
+    ) -> None:
         self.node = node
+        self.cluster = cluster
         self.config = config
         self.limits: Limits = config.limits
         self.maxima: Mapping[str, int] = {"limit": config.limits.page_events}
@@ -187,7 +234,7 @@ class Context:
     def stats(self) -> dict[str, float]:
         """The node's numbers, and the answers given by status."""
         answered = {f"http_answers_total:{status}": float(count) for status, count in self.requests.items()}
-        return self.node.stats() | answered
+        return self.node.stats() | self.cluster.stats() | answered
 
     def reply_headers(self, store: ServedStore) -> dict[str, str]:
         """What every answer about a store's events says of where it came from."""

@@ -12,7 +12,7 @@ from aiohttp import web
 from msgspec import Meta
 
 import shoal
-from shoal.errors import InvalidRequest, NoLeader, ShuttingDown, StorageError, Unavailable
+from shoal.errors import InvalidRequest, NoLeader, NoQuorum, ShuttingDown, StorageError, Unavailable
 from shoal.http import negotiation
 from shoal.http.board import Health, read_health
 from shoal.http.context import Call
@@ -88,8 +88,10 @@ async def readyz(call: Call, query: Readiness) -> web.StreamResponse:
         raise ShuttingDown("the node is leaving")
     if context.node.failed.done():
         raise StorageError("the storage failed, the node ends")
+    if (obstacle := context.cluster.obstacle()) is not None:
+        raise obstacle
     info = context.node.info()
-    role, lag_ms = str(info["role"]), int(info.get("lag_ms", 0))
+    role, lag_ms = str(info["role"]), context.cluster.lag_ms
     if query.leader and role != "leader":
         raise NoLeader(f"this node is a {role}, not the leader", role=role)
     if query.lag_ms is not None and lag_ms > query.lag_ms:
@@ -165,7 +167,7 @@ ROUTES: Final[tuple[Route[Any], ...]] = (
         "Does the node take requests",
         Answer("It does", Ready),
         query=Readiness,
-        problems=(NoLeader, ShuttingDown, StorageError),
+        problems=(NoLeader, NoQuorum, ShuttingDown, StorageError),
     ),
     _route("/metrics", metrics, "Metrics", Answer("Metrics", str, (negotiation.TEXT,)), role="read"),
     _route("/openapi.json", openapi, "This document", Answer("OpenAPI 3.1", dict[str, Any], _JSON)),

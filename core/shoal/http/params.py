@@ -57,7 +57,7 @@ class NoQuery(msgspec.Struct, frozen=True):
 class ReadQuery(msgspec.Struct, frozen=True, kw_only=True):
     """What every read takes. On one board all consistencies are the same."""
 
-    consistency: Literal["local", "leader", "linearizable"] = "local"
+    consistency: Literal["local", "leader", "linearizable"] = "leader"
     wait_for: (
         Annotated[int, Meta(ge=0, le=MAX_VERSION, description="Answer once this position is there.")] | None
     ) = None

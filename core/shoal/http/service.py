@@ -15,6 +15,7 @@ from shoal.config import Config, valid_store_name
 from shoal.errors import ConfigError, InvalidRequest, ShoalError
 from shoal.http import (
     append,
+    cluster,
     events,
     negotiation,
     openapi,
@@ -26,8 +27,9 @@ from shoal.http import (
     streams,
     subscriptions,
 )
+from shoal.http.alone import Alone
 from shoal.http.auth import ACCESS, EVERYTHING, Door, Tokens, decode_access
-from shoal.http.context import Call, Context, ServedNode
+from shoal.http.context import Call, Context, ServedCluster, ServedNode
 from shoal.http.pacing import Paced
 from shoal.http.params import ReadQuery
 from shoal.http.routing import DEFAULT_PATH, STORE_PATH, Route, Router
@@ -43,6 +45,7 @@ ROUTES: Final[tuple[Route[Any], ...]] = tuple(
         snapshots.ROUTES,
         subscriptions.ROUTES,
         stores.ROUTES,
+        cluster.ROUTES,
         ops.ROUTES,
     )
 )
@@ -57,7 +60,7 @@ _log = logging.getLogger(__name__)
 
 
 class Service:
-    """One node's HTTP, without the connections."""
+    """One node's HTTP, without the connections. Without a `cluster` the node is a board alone."""
 
     def __init__(
         self,
@@ -66,10 +69,11 @@ class Service:
         tokens: Tokens,
         *,
         now_ms: Callable[[], int],
+        cluster: ServedCluster | None = None,
     ) -> None:
         host, _ = split_address(config.listen)
         door = Door(tokens, needs_tokens=not is_loopback(host))
-        self.context = Context(node, config, door, now_ms)
+        self.context = Context(node, cluster or Alone(node), config, door, now_ms)
         self.context.openapi = openapi.document(ROUTES, config.limits)
         reserved = [base + path for base in (DEFAULT_PATH, STORE_PATH) for path in _NOT_BUILT]
         self._router = Router(ROUTES, reserved)

@@ -72,8 +72,10 @@ async def read(call: Call, query: StreamRead) -> web.StreamResponse:
         return await sse.tail_stream(call, query.from_ or 0, resumed)
     limit = call.page_limit(query.limit)
     if call.media == negotiation.NDJSON:
-        return await ndjson.read(call, query.from_, limit, query.direction)
-    page = await call.store.streams.read_page(call.stream_id, query.from_, limit, query.direction)
+        return await ndjson.read(call, query.from_, limit, query.direction, query.consistency)
+    page = await call.store.streams.read_page(
+        call.stream_id, query.from_, limit, query.direction, consistency=query.consistency
+    )
     headers = {"ETag": f'"{page.version}"'}
     if page.next is not None:
         headers["Link"] = _next_link(call, f"from={page.next}&limit={limit}&direction={query.direction}")
@@ -82,16 +84,16 @@ async def read(call: Call, query: StreamRead) -> web.StreamResponse:
 
 async def read_event(call: Call, query: ReadQuery) -> web.StreamResponse:
     """One event by its version."""
-    event = await call.store.streams.read_event(call.stream_id, call.version)
+    event = await call.store.streams.read_event(call.stream_id, call.version, consistency=query.consistency)
     return call.answer_read(answers.event(event, call.media))
 
 
 async def head(call: Call, query: ReadQuery) -> web.StreamResponse:
     """The version as ETag."""
-    version = await call.store.streams.get_version(call.stream_id)
+    version = await call.store.streams.get_version(call.stream_id, consistency=query.consistency)
     if version < 0:
         await call.store.streams.read_page(
-            call.stream_id, None, 1
+            call.stream_id, None, 1, consistency="local"
         )  # says whether it is missing or gone for ever
     return web.Response(headers=call.context.reply_headers(call.store) | {"ETag": f'"{version}"'})
 
@@ -105,6 +107,7 @@ async def listing(call: Call, query: StreamListing) -> web.StreamResponse:
         query.after,
         limit,
         system=query.system or (query.prefix or pattern or "").startswith("$"),
+        consistency=query.consistency,
     )
     headers = {}
     if page.next is not None:
@@ -132,7 +135,13 @@ async def delete(call: Call, query: Deletion) -> web.StreamResponse:
 
 async def aggregate(call: Call, query: Folding) -> web.StreamResponse:
     """The stream folded into one state."""
-    result = await call.store.aggregate(call.stream_id, finalize=query.finalize, fold=query.fold, at=query.at)
+    result = await call.store.aggregate(
+        call.stream_id,
+        finalize=query.finalize,
+        fold=query.fold,
+        at=query.at,
+        consistency=query.consistency,
+    )
     return call.answer_read(answers.folded(result))
 
 

@@ -95,6 +95,12 @@ class LogView:
         return self._configurations[-1][0] if self._configurations else 0
 
     @property
+    def committed_configuration(self) -> Configuration:
+        """The last one that is committed: who is leaving is in it until the end."""
+        committed = (found for index, found in reversed(self._configurations) if index <= self.commit)
+        return next(committed, Configuration())
+
+    @property
     def cached_from(self) -> int:
         """The first entry that is in memory."""
         return self.last_index - len(self._entries) + 1

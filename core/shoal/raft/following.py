@@ -18,6 +18,8 @@ class Following:
         self._owed = False
         """Entries that the leader sent are verified, and not durable yet."""
         self.behind: str | None = None
+        self.told_commit = 0
+        """What the leader said to be committed; much of it may be missing here."""
         self.everywhere = 0
         """What every member with a state machine holds, as the leader says."""
 
@@ -27,6 +29,7 @@ class Following:
         self._hear(sender, append.timeout_ms)
         self._read_round = append.read_round
         self.everywhere = append.everywhere
+        self.told_commit = append.commit
         prev_index, prev_term, entries = append.prev_index, append.prev_term, append.entries
         unknown = log.first_index - 1 - prev_index
         if unknown > 0:  # committed, and no longer in the log
@@ -71,6 +74,7 @@ class Following:
         """The leader no longer has the entries that follow here."""
         self._hear(sender, behind.timeout_ms)
         self._read_round = behind.read_round
+        self.told_commit = max(self.told_commit, behind.first_index)
         log = self._state.log
         start = behind.first_index - 1
         agrees = log.commit

@@ -48,7 +48,10 @@ def with_voter(before: Configuration, node_id: str) -> Configuration:
     """A learner becomes a voter. Raises ChangeRefused."""
     _require(before, node_id)
     return Configuration(
-        tuple(structs.replace(m, voter=True) if m.node_id == node_id else m for m in before.members)
+        tuple(
+            structs.replace(m, voter=True, stays_learner=False) if m.node_id == node_id else m
+            for m in before.members
+        )
     )
 
 

@@ -99,6 +99,16 @@ class RaftNode:
         """The last entry that every member with a state machine holds, as far as this node knows."""
         return self._following.everywhere if self._leading is None else self._leading.everywhere
 
+    @property
+    def handing_over(self) -> bool:
+        """Whether it leads and is handing leadership to another."""
+        return self._leading is not None and self._leading.target is not None
+
+    @property
+    def known_commit(self) -> int:
+        """Up to where the group has committed, as far as this node was told; it may lack a part."""
+        return max(self._state.log.commit, self._following.told_commit)
+
     def followers(self) -> dict[str, tuple[int, int]]:
         """Of each other member (matched index, ms since it was heard), on a leader; empty on others."""
         if self._leading is None:

@@ -31,6 +31,10 @@ class Leadership(Protocol):
         """Whether this node leads, and takes commands."""
 
     @property
+    def has_decided_all(self) -> bool:
+        """Whether this node serves, and lags behind nothing that it knows to be committed."""
+
+    @property
     def leader(self) -> str | None:
         """Who leads, as far as is known."""
 
@@ -121,7 +125,7 @@ class StoreContext:
                 f"consistency is {', '.join(_CONSISTENCIES[:-1])} or {_CONSISTENCIES[-1]}",
                 pointer="consistency",
             )
-        if consistency == "local" or (consistency != "linearizable" and self.leadership.serves):
+        if consistency == "local" or (consistency != "linearizable" and self.leadership.has_decided_all):
             return
         deadline_ms = self.now_ms() + self._timeout_ms
         while True:

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from shoal.errors import CLASSES, NoLeader, ShoalError, ShuttingDown
+from shoal.errors import InternalError, NoLeader, NotFound, ShoalError, ShuttingDown, Unavailable, rebuild
 from shoal.model.commands import Command, Origin
 from shoal.store.lanes import Pending
 
@@ -54,6 +54,8 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=21, gc=False):
 
 _encode = msgspec.msgpack.encode
 _items = msgspec.msgpack.Decoder(list[Item])
+REFUSALS = (Unavailable, NotFound, InternalError)
+"""What is refused before it is in an entry; what an entry decides, it tells itself where it is applied."""
 _RETRIED = (NoLeader, ShuttingDown)
 """Refusals that say nothing about the command: it may go to the next leader."""
 
@@ -117,7 +119,7 @@ class Forwarding:
         if sent is None or sent.term != refusal.term:
             return None
         pending = self._sent.pop(refusal.number).pending
-        error = _error_of(refusal)
+        error = rebuild(refusal.code, refusal.detail, refusal.facts)
         if isinstance(error, _RETRIED):
             return pending
         pending.fail(error)
@@ -172,9 +174,3 @@ class Taken:
 def refusal(term: int, number: int, error: ShoalError) -> Refused:
     """What tells a follower that its command was refused."""
     return Refused(term, number, error.code, error.detail, error.facts)
-
-
-def _error_of(refused: Refused) -> ShoalError:
-    error = CLASSES.get(refused.code, ShoalError)(refused.detail)
-    error.facts = refused.facts
-    return error

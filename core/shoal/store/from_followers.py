@@ -9,7 +9,7 @@ from typing import Any
 
 from shoal.clock import Clock
 from shoal.errors import ShoalError
-from shoal.store.forwarding import Forward, Refused, Taken, refusal
+from shoal.store.forwarding import REFUSALS, Forward, Refused, Taken, refusal
 from shoal.store.lanes import PassedOn, Pending
 from shoal.store.ports import Consensus
 
@@ -44,7 +44,7 @@ class FromFollowers:
 
     def _answer(self, origin: PassedOn, future: asyncio.Future[Any]) -> None:
         error = None if future.cancelled() else future.exception()
-        if isinstance(error, ShoalError) and error.outcome == "not-applied":
+        if isinstance(error, REFUSALS) and error.outcome == "not-applied":
             self.refuse(origin.node_id, refusal(origin.term, origin.number, error))
 
 

@@ -199,6 +199,13 @@ class Sequencer:
         """Commands queued, and those whose condition is looked up."""
         return self._lanes.waiting
 
+    @property
+    def _busy(self) -> bool:
+        """Whether an entry is being decided, or anybody still waits for an answer."""
+        batch = () if self._under_way is None else self._under_way.batch
+        deciding = batch is None or not all(pending.future.done() for pending in batch)
+        return deciding or self.waiting > 0 or self._forwarding.waiting > 0
+
     def _wake(self) -> None:
         if not self._turn_set and self._under_way is None:
             self._turn_set = True
@@ -216,17 +223,17 @@ class Sequencer:
     def _sweep(self) -> None:
         """Answer what has waited too long: queued commands were not applied, proposed ones may be."""
         now = self._clock.monotonic_ms()
-        under_way = self._under_way
-        batch = [] if under_way is None or under_way.batch is None else under_way.batch
-        for pending in batch:
+        for pending in [] if self._under_way is None else self._under_way.batch or []:
             if pending.deadline_ms <= now:
                 pending.fail(self._unknown())
         self._forwarding.expire(now, self._unknown)
         self._forwarding.resend(self._consensus.leader, self._consensus.term, now)
         self._lanes.expire(now, self._late)
-        self._sweeping = bool(batch) or self.waiting > 0 or self._forwarding.waiting > 0
+        self._sweeping = self._busy
         if self._sweeping:
             self._loop.call_later(SWEEP_MS / 1_000, self._sweep)
+        else:
+            self._idle.set()
 
     def _unknown(self) -> ShoalError:
         return Timeout("neither the disk nor a quorum of boards answered in time", outcome="unknown")
@@ -252,7 +259,7 @@ class Sequencer:
         if batch:
             self._idle.clear()
             self._propose(batch, use_reserve=False)
-        elif not self.waiting:
+        elif not self._busy:
             self._idle.set()
         if not batch or self._decider.holds_many:
             self.hand_over()
@@ -422,7 +429,7 @@ class Sequencer:
         if isinstance(why, DiskFull):
             self._disk_full(batch, why)
             return
-        self._lanes.put_back(self._own_only(batch))  # it was never applied: it may go to the next leader
+        self._lanes.put_back(batch)  # it was never applied: it may go to the next leader
         self._wake()
 
     def hand_over(self) -> None:
@@ -436,8 +443,7 @@ class Sequencer:
     def give_up(self, error: BaseException) -> None:
         """The log or the database failed: nothing more can be promised, the node ends."""
         self._closing = self._broken = True
-        batch = None if self._under_way is None else self._under_way.batch
-        for pending in batch or []:
+        for pending in [] if self._under_way is None else self._under_way.batch or []:
             pending.fail(Timeout(f"the storage failed: {error}", outcome="unknown"))
         self._forwarding.fail_all(lambda: Timeout(f"the storage failed: {error}", outcome="unknown"))
         self._lanes.fail_all(ShuttingDown(f"the storage failed: {error}"))
@@ -482,7 +488,7 @@ class Sequencer:
     async def close(self) -> None:
         """Take nothing new, and wait until everything taken is answered."""
         self._closing = True
-        while not self._broken and (self.waiting or self._under_way is not None or self._forwarding.waiting):
+        while not self._broken and self._busy:
             self._idle.clear()
             self._wake()
             self._keep_sweeping()

@@ -16,8 +16,11 @@ import msgspec
 from shoal.errors import Outcome
 from shoal.types import ANY_VERSION
 
-Kind = Literal["append", "read", "read_all", "delete"]
+Kind = Literal["append", "read", "read_all", "delete", "subscribe", "pull", "ack"]
 Consistency = Literal["local", "leader", "linearizable"]
+
+DRAIN = "drain"
+"""The client who takes what a subscription has left, when all is healed."""
 
 CONFLICT = "wrong-expected-version"
 """The `error` of an append whose answer told the stream's version."""
@@ -36,10 +39,10 @@ class Placed(msgspec.Struct, frozen=True):
 class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One call.
 
-    `events` are what an append sent (placed, once answered) or what a read returned. `version` is the stream's head as
-    the answer told it: after an append, by a read, or as the actual one of a conflict; None without. `position` is that
-    of an append's last event, or the head that a `read_all` told. `after` is where a read began: the first version of
-    a `read`, the position before the first of a `read_all`.
+    `events` are what an append sent (placed, once answered), what a read or a pull returned, or what an ack settles.
+    `version` is the stream's head as the answer told it: after an append, by a read, or as the actual one of a
+    conflict; None without. `position` is that of an append's last event, or the head that a `read_all` told. `after`
+    is where a read began: the first version of a `read`, the position before the first of a `read_all`.
     """
 
     number: int

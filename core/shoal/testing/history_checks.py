@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from shoal.testing.delivery_checks import check_deliveries
 from shoal.testing.history import History, Operation, Placed
 from shoal.types import ANY_VERSION, NO_STREAM, STREAM_EXISTS
 
@@ -24,7 +25,8 @@ _SHOWN: Final = 20
 def check(history: History) -> list[str]:
     """All violations of all checkers, `_SHOWN` of each at most."""
     found: list[str] = []
-    for judge in (check_kept, check_unique, check_order, check_expected, check_reads, check_linearizable):
+    judges = (check_kept, check_unique, check_order, check_expected, check_reads, check_linearizable)
+    for judge in (*judges, check_deliveries):
         violations = judge(history)
         found += violations[:_SHOWN]
         if len(violations) > _SHOWN:
@@ -132,6 +134,8 @@ def check_reads(history: History) -> list[str]:
         if operation.applied and operation.kind in {"read", "read_all"}:
             wanted = _range(history, operation)
             for event in operation.events:
+                if event.event_id not in history.by_id and history.may_be_deleted(event):
+                    continue
                 expected = next(wanted, None)
                 while expected is not None and expected != event and history.may_be_deleted(expected):
                     expected = next(wanted, None)

@@ -46,6 +46,11 @@ class RecordingFiles:
             del self._open[fd]
             self._real.close(fd)
 
+    def close_all(self) -> None:
+        """Close what a killed user has left open."""
+        for fd in list(self._open):
+            self.close(fd)
+
     def write(self, fd: int, data: bytes, offset: int) -> None:
         with self._recorder.lock:
             self._real.write(fd, data, offset)

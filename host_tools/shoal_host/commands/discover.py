@@ -62,7 +62,7 @@ def discover(
     settings = read_config({"config": config, "mode": "cluster"} | given, os.environ)
     duration_s = listen_s or settings.discovery.interval_ms / 1000 + 1
     secret = read_secret(settings.discovery)
-    peers, addresses = asyncio.run(_listen(settings, secret, duration_s))
+    peers, addresses = asyncio.run(listen(settings, secret, duration_s))
     if as_json:
         print_json({"clusters": _clusters(peers), "addresses": addresses})
         return
@@ -79,7 +79,8 @@ def discover(
         )
 
 
-async def _listen(config: Config, secret: bytes, duration_s: float) -> tuple[list[Peer], list[str]]:
+async def listen(config: Config, secret: bytes, duration_s: float) -> tuple[list[Peer], list[str]]:
+    """Boards that are heard for so long, and addresses without a board's name. Raises OSError."""
     from shoal.clock import SystemClock
     from shoal.cluster.discovery import Discovery
 

@@ -78,9 +78,15 @@ def lab(
 ) -> None:
     """Torment real nodes and look whether the store keeps its promises.
 
-    Nodes are killed, paused, cut off, delayed, given slow and full disks, while clients append and read. In the
-    end it is judged: nothing acknowledged is lost, nothing is there twice, versions and positions have no gaps,
-    and reads are linearizable. Exit code 1 says that something is wrong, or that a fault met no traffic.
+    Nodes are killed, paused, cut off in one way or both, delayed, given slow and full disks, while clients append
+    at expected versions, read with each consistency and consume a subscription, at all of them. In the end all
+    nodes are killed at once and started again, and it is judged: nothing acknowledged is lost, nothing is there
+    twice, versions and positions have no gaps, reads are linearizable, every event was delivered, and nothing
+    settled comes again.
+
+    The report has a row for each fault: how often it came, what it met, and the longest time without an
+    acknowledgement while no second node was at fault. Exit code 1 says that something is wrong, or that a fault
+    met no traffic. The same --seed gives the same faults and the same clients, though not the same moments.
     """
     from shoal_host.lab.recorder import read_lines
     from shoal_host.lab.report import judge
@@ -94,7 +100,16 @@ def lab(
         kinds = choose_kinds(wanted, nodes)
         directory = data_dir or Path(tempfile.mkdtemp(prefix="shoal-lab-"))
         seed = secrets.randbelow(10**6) if seed is None else seed
-        plan = Plan(nodes, minutes * 60, seed, kinds, directory.absolute(), network, clients)  # type: ignore[arg-type]  # Click has checked the choice
+        plan = Plan(
+            nodes,
+            minutes * 60,
+            seed,
+            kinds,
+            directory.absolute(),
+            network,  # type: ignore[arg-type]  # Click has checked the choice
+            clients,
+            asked=bool(wanted),
+        )
         try:
             report = asyncio.run(run(plan, _tell))
         except BaseException:

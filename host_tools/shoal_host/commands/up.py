@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -31,7 +30,7 @@ from shoal_host.local_board import (
 )
 from shoal_host.local_cluster import boards_in
 from shoal_host.options import DEFAULT_URL, data_dir_option, json_option
-from shoal_host.output import note, print_json
+from shoal_host.output import note, own_name, print_json
 from shoal_host.own_token import OwnToken
 from shoal_host.reading_line import reading_line
 
@@ -217,7 +216,7 @@ class _Board:
         click.echo(f"Its data is in {node.data_dir}")
         stream = f" board-{node.node_id}" if self._interval_s is not None else ""
         url = "" if node.url == DEFAULT_URL else f" --url {node.url}"
-        click.echo(f"Follow it from another terminal: {_own_name()} tail{stream}{url}")
+        click.echo(f"Follow it from another terminal: {own_name()} tail{stream}{url}")
         click.echo("Ctrl-C stops it; the data stays.\n")
 
 
@@ -257,14 +256,6 @@ async def _renewed(node: LocalNode, shown: str | None) -> bool:
         return False
     await until_admitted(node)
     return True
-
-
-def _own_name() -> str:
-    """How a person calls this program from here."""
-    if shutil.which("shoal"):
-        return "shoal"
-    called = Path(sys.argv[0]).absolute()
-    return str(called.relative_to(Path.cwd()) if called.is_relative_to(Path.cwd()) else called)
 
 
 def _log(line: str) -> None:

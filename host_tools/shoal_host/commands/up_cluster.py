@@ -10,26 +10,30 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
-from shoal.errors import ConfigError, ShoalError
+from shoal.errors import ConfigError, ShoalError, Unavailable
 from shoal_host.children import Child
 from shoal_host.exits import one_line
 from shoal_host.local_board import (
+    READY_S,
     STOP_S,
     Died,
     LocalNode,
+    info_of,
     require_free,
     require_unused,
     start_agent,
     start_node,
 )
 from shoal_host.local_cluster import Place, cluster_options, issue_identities, places_in
-from shoal_host.output import note, print_json
+from shoal_host.output import note, own_name, print_json
 from shoal_host.own_token import OwnToken
 
+_POLL_S: Final = 0.1
+_LOOK_S: Final = 0.5
 _KEYS: Final = re.compile(r"([kspc])([1-9][0-9]?)")
 
 Options = Callable[[Place, Sequence[Place]], list[str]]
@@ -59,6 +63,34 @@ class Boards:
                 task.cancel()
             await asyncio.gather(*starting, return_exceptions=True)
             raise
+
+    @property
+    def count(self) -> int:
+        """How many there are, running or not."""
+        return len(self._places)
+
+    async def leader(self) -> str | None:
+        """Who leads, as far as those know that answer."""
+        return _leading(await self._infos())
+
+    async def until_led(self) -> str:
+        """Wait until one leads and all have their stores; who leads. Raises Unavailable."""
+        try:
+            async with asyncio.timeout(READY_S):
+                while True:
+                    infos = await self._infos()
+                    leader = _leading(infos)
+                    if leader is not None and all(info is not None and info["stores"] for info in infos):
+                        return leader
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise Unavailable(
+                f"the boards chose no leader within {READY_S:g} s; --logs shows what they do"
+            ) from None
+
+    async def _infos(self) -> list[dict[str, Any] | None]:
+        running = [node for node in self.nodes.values() if node.child.running]
+        return await asyncio.gather(*map(info_of, running))
 
     async def stop(self) -> None:
         """Stop all."""
@@ -97,18 +129,18 @@ class Boards:
         _signal(node, signal.SIGSTOP if hit[1] == "p" else signal.SIGCONT)
         return f"{name} is paused, c{number + 1} lets it go on" if hit[1] == "p" else f"{name} goes on"
 
-    async def _start(self, number: int) -> None:
+    async def _start(self, number: int, *, alone: bool = True) -> None:
         place, token = self._places[number], self._tokens[number]
         options = self._options(place, self._places)
         node = await start_node(
-            place.data_dir, place.listen, token, self._heard, name=place.node_id, options=options
+            place.data_dir, place.listen, token, self._heard, name=place.node_id, options=options, alone=alone
         )
         self.nodes[number] = node
         self._watching[number] = asyncio.create_task(self._watch(node))
 
     async def _start_again(self, number: int) -> str:
         try:
-            await self._start(number)
+            await self._start(number, alone=False)  # the others may be down, too
         except ShoalError as error:
             return one_line(str(error))
         return f"{self._places[number].node_id} is back"
@@ -116,6 +148,13 @@ class Boards:
     async def _watch(self, node: LocalNode) -> None:
         code = await node.child.ended()
         note(f"shoal: {Died(node.child, code)}\nthe others go on")
+
+
+def _leading(infos: Sequence[dict[str, Any] | None]) -> str | None:
+    """Who says that it leads, the one of the highest term if several do."""
+    nodes = [info["node"] for info in infos if info is not None]
+    leading = [(node["term"], str(node["node_id"])) for node in nodes if node["role"] == "leader"]
+    return max(leading)[1] if leading else None
 
 
 def up_cluster(
@@ -133,9 +172,14 @@ def _require_room(data_dir: Path, places: Sequence[Place]) -> None:
     """Refuse ports and directories that others have. Raises ConfigError."""
     if (data_dir / "db").exists():
         raise ConfigError("--data-dir", f"{data_dir} holds a board of its own: choose another for a cluster")
+    last = places[-1]
+    ports = (
+        f"--listen; {len(places)} boards take the ports from {places[0].listen} to {last.listen}"
+        f" and from {places[0].peer_listen} to {last.peer_listen}"
+    )
     for place in places:
-        require_free(place.listen)
-        require_free(place.peer_listen)
+        require_free(place.listen, ports)
+        require_free(place.peer_listen, ports)
         require_unused(place.data_dir)
 
 
@@ -151,20 +195,20 @@ async def _run(boards: Boards, agent_interval_s: float | None, *, as_json: bool)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, signalled)
     stopping = asyncio.create_task(stop.wait())
-    starting = asyncio.create_task(boards.start())
+    starting = asyncio.create_task(_start(boards))
     extra: list[asyncio.Task[None]] = []
     agent: Child | None = None
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             return
-        starting.result()
+        leader = starting.result()
         others = [node.url for number, node in sorted(boards.nodes.items()) if number]
         first = replace(boards.nodes[0], others=tuple(others))
         if agent_interval_s is not None:
             agent = await start_agent(first, agent_interval_s, _ignore)
-        _announce(boards, as_json=as_json)
-        extra = _beside(boards, first, with_agent=agent is not None, as_json=as_json)
+        _announce(boards, leader, as_json=as_json)
+        extra = _beside(boards, first, leader, with_agent=agent is not None, as_json=as_json)
         await stopping
     finally:
         for task in (starting, *extra):
@@ -175,16 +219,40 @@ async def _run(boards: Boards, agent_interval_s: float | None, *, as_json: bool)
         await boards.stop()
 
 
-def _beside(boards: Boards, first: LocalNode, *, with_agent: bool, as_json: bool) -> list[asyncio.Task[None]]:
-    """What goes on for a person: readings, and keys at a terminal."""
+async def _start(boards: Boards) -> str:
+    """Start them, telling a person how far it is; who leads. Raises Died, Unavailable."""
+    note(
+        f"starting {boards.count} boards: they find each other and choose a leader, which takes some seconds"
+    )
+    await boards.start()
+    return await boards.until_led()
+
+
+def _beside(
+    boards: Boards, first: LocalNode, leader: str, *, with_agent: bool, as_json: bool
+) -> list[asyncio.Task[None]]:
+    """What goes on for a person: who leads, readings, and keys at a terminal."""
     from shoal_host.commands.up import show_readings
 
-    tasks = []
-    if with_agent and not as_json:
+    if as_json:
+        return []
+    tasks = [asyncio.create_task(_tell_leader(boards, leader))]
+    if with_agent:
         tasks.append(asyncio.create_task(show_readings(first)))
-    if sys.stdin.isatty() and not as_json:
+    if sys.stdin.isatty():
         tasks.append(asyncio.create_task(_listen(boards)))
     return tasks
+
+
+async def _tell_leader(boards: Boards, told: str) -> None:
+    """A line whenever another board leads."""
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        leader = await boards.leader()
+        if leader is not None and leader != told:
+            click.echo(f"{one_line(leader)} leads now")
+            sys.stdout.flush()
+            told = leader
 
 
 async def _listen(boards: Boards) -> None:
@@ -199,7 +267,7 @@ async def _listen(boards: Boards) -> None:
         loop.remove_reader(sys.stdin)
 
 
-def _announce(boards: Boards, *, as_json: bool) -> None:
+def _announce(boards: Boards, leader: str, *, as_json: bool) -> None:
     nodes = [boards.nodes[number] for number in sorted(boards.nodes)]
     if as_json:
         print_json({"nodes": [node.fields() for node in nodes]})
@@ -209,9 +277,13 @@ def _announce(boards: Boards, *, as_json: bool) -> None:
         click.echo(
             f"The board {one_line(node.node_id)} answers at {node.url}, its data is in {node.data_dir}"
         )
+    click.echo(f"{one_line(leader)} leads; append and read at any of them:")
+    click.echo(f'  {own_name()} append greetings said \'{{"text": "hello"}}\' --url {nodes[-1].url}')
+    click.echo(f"  {own_name()} read greetings --url {nodes[0].url}")
     if sys.stdin.isatty():
         click.echo("k2 and Enter kill board 2, s2 starts it again, p2 pauses it, c2 lets it go on.")
     click.echo("Ctrl-C stops them; the data stays.\n")
+    sys.stdout.flush()
 
 
 def _signal(node: LocalNode, number: signal.Signals) -> None:

@@ -186,34 +186,37 @@ class LabCluster:
         await self._session.close()
 
     async def start_all(self) -> None:
-        """Start those that do not run, and wait until all are ready and one leads. Raises Unavailable."""
+        """Start those that do not run; wait until one leads, and all have their stores. Raises Unavailable."""
         for node in self.nodes:
             if not node.running:
                 await node.start()
         await asyncio.gather(*(node.ready() for node in self.nodes))
         try:
             async with asyncio.timeout(READY_S):
-                while await self.leader() is None:  # noqa: ASYNC110 - as in `ready`
+                while await self.leader() is None or not await self._have_stores():  # noqa: ASYNC110 - as in `ready`
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             raise Unavailable(f"no node leads {READY_S:g} s after all were ready") from None
 
+    async def _have_stores(self) -> bool:
+        return all(info is not None and info["stores"] for info in await self.infos())
+
     async def leader(self) -> int | None:
         """The number of the node that says it leads, the one of the highest term if several do."""
-        infos = await self.infos()
         leading = [
-            (info["term"], number) for number, info in enumerate(infos) if info and info["role"] == "leader"
+            (info["node"]["term"], number)
+            for number, info in enumerate(await self.infos())
+            if info and info["node"]["role"] == "leader"
         ]
         return max(leading)[1] if leading else None
 
     async def term(self) -> int:
         """The highest term that any node knows."""
-        return max((info["term"] for info in await self.infos() if info), default=0)
+        return max((info["node"]["term"] for info in await self.infos() if info), default=0)
 
     async def infos(self) -> list[dict[str, Any] | None]:
         """What each node says of itself; None for one that does not answer."""
-        answers = await asyncio.gather(*(node.ask("/v1/info") for node in self.nodes))
-        return [answer and answer["node"] for answer in answers]
+        return await asyncio.gather(*(node.ask("/v1/info") for node in self.nodes))
 
     def _options(self, number: int) -> list[str]:
         place = self._places[number]

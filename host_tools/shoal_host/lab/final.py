@@ -10,8 +10,8 @@ from typing import Any, Final
 import msgspec
 
 from shoal.testing.history import Placed
+from shoal_host.lab.calls import placed_event
 from shoal_host.lab.cluster import LabNode
-from shoal_host.lab.workload import placed_event
 
 CONVERGE_S: Final = 60.0
 _PAGE: Final = 2_000

@@ -17,13 +17,15 @@ from shoal_host.lab.schedule import NONE
 
 QUORUM_FROM: Final = 3
 """Nodes from which a store goes on while one node is at fault."""
+ELECTED_MS: Final = 10_000
+"""After which another leads for sure: the longest election timeout twice. Shorter faults may end before."""
 
 
 class FaultRow(msgspec.Struct, frozen=True):
     """What happened under one kind of fault.
 
     Operations that began, and appends acknowledged, from its coming until its traces were gone; `acked_during` while it
-    stayed; `longest_gap_ms` without an acknowledgement.
+    stayed, `stayed_ms` in all; `longest_gap_ms` without an acknowledgement while no second node was at fault.
     """
 
     fault: str
@@ -31,6 +33,7 @@ class FaultRow(msgspec.Struct, frozen=True):
     operations: int
     acked: int
     acked_during: int
+    stayed_ms: int
     longest_gap_ms: int
 
 
@@ -88,7 +91,9 @@ def fault_rows(operations: Sequence[Operation], faults: Sequence[Stayed], began:
                 sum(_count(begun_us, stay.begin_us, stay.over_us) for stay in stays),
                 sum(_count(acks_us, stay.begin_us, stay.over_us) for stay in stays),
                 sum(_count(acks_us, stay.begin_us, stay.end_us) for stay in stays),
-                max((_longest_gap_us(acks_us, stay) for stay in stays), default=0) // 1_000,
+                sum(stay.end_us - stay.begin_us for stay in stays) // 1_000,
+                max((_longest_gap_us(acks_us, stay) for stay in stays if len(stay.kinds) == 1), default=0)
+                // 1_000,
             )
         )
     return rows
@@ -108,7 +113,7 @@ def idle(rows: Iterable[FaultRow], nodes: int) -> list[str]:
             found.append(
                 f"under {row.fault} there were {row.operations} operations and {row.acked} acknowledgements"
             )
-        elif row.acked_during == 0 and nodes >= QUORUM_FROM:
+        elif row.acked_during == 0 and nodes >= QUORUM_FROM and row.stayed_ms > ELECTED_MS:
             found.append(f"while {row.fault} stayed, nothing was acknowledged, though most nodes were well")
     return found
 

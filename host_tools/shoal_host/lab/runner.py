@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -18,10 +18,11 @@ from shoal_host.lab.network import Network, Proxies
 from shoal_host.lab.recorder import Began, Found, Kept, Recorder, Stayed
 from shoal_host.lab.report import Report, judge
 from shoal_host.lab.schedule import NONE, Episode, Kind, plan
-from shoal_host.lab.workload import Workload
+from shoal_host.lab.workload import Workload, drain_all
 from shoal_host.local_cluster import Place, free_ports, issue_identities
 
 HISTORY: Final = "history.ndjson"
+CONSUMERS: Final = 2
 _HTTP_PORT: Final = 4589
 _PEER_PORT: Final = 4590
 
@@ -39,10 +40,13 @@ class Plan:
     data_dir: Path
     network: NetworkName = "auto"
     clients: int = 8
+    asked: bool = False
+    """Whether just these kinds are wanted: none may be left out."""
 
 
 async def run(plan_: Plan, tell: Callable[[str], None]) -> Report:
     """Run it; `tell` hears of the progress. Raises ShoalError when the nodes or their network cannot be had."""
+    plan_ = await _without_what_cannot_be(plan_, tell)
     episodes = plan(plan_.seed, plan_.nodes, plan_.seconds, plan_.kinds)
     require_empty(plan_.data_dir)
     network, places = await _place(plan_)
@@ -62,6 +66,7 @@ async def run(plan_: Plan, tell: Callable[[str], None]) -> Report:
             tell("all nodes are killed and started again, then their events are compared")
             await _restart_all(cluster)
             final, differences = await read_final(cluster.nodes)
+            await drain_all(plan_.seed, cluster.nodes, recorder)
         for what in differences:
             recorder.add(Found(what))
         for event in final:
@@ -79,9 +84,10 @@ async def _torment(
 ) -> None:
     """All episodes under load. What comes late delays the rest: an episode keeps its length."""
     injector = Injector(cluster, lambda what: tell(f"{recorder.now_us() / 1e6:6.1f} s  {what}"))
-    async with Workload(plan_.clients, plan_.seed, cluster.nodes, recorder) as workload:
+    async with Workload(plan_.clients, plan_.seed, cluster.nodes, recorder, consumers=CONSUMERS) as workload:
+        begin_us = recorder.now_us()
         await asyncio.sleep(episodes[0].begin_s)
-        recorder.add(Stayed(NONE, "", (NONE,), 0, recorder.now_us(), recorder.now_us()))
+        recorder.add(Stayed(NONE, "", (NONE,), begin_us, recorder.now_us(), recorder.now_us()))
         for episode in episodes:
             workload.check()
             begin_us, begin_s = recorder.now_us(), time.monotonic()
@@ -128,6 +134,16 @@ async def _place(plan_: Plan) -> tuple[Network, list[Place]]:
         for number, node_id in enumerate(node_ids)
     ]
     return network, places
+
+
+async def _without_what_cannot_be(plan_: Plan, tell: Callable[[str], None]) -> Plan:
+    """Without delays where namespaces are wanted and the kernel cannot delay; unless they were asked for."""
+    if plan_.network != "namespaces" or plan_.asked or "delay" not in plan_.kinds:
+        return plan_
+    if await namespaces.why_not(delays=False) or not await namespaces.why_not(delays=True):
+        return plan_
+    tell("delays are left out: this kernel has no netem; --network proxies has them")
+    return replace(plan_, kinds=tuple(kind for kind in plan_.kinds if kind != "delay"))
 
 
 async def _has_namespaces(plan_: Plan) -> bool:

@@ -1,0 +1,149 @@
+"""Members come and go: three boards in one loop, over real TLS and HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from cluster_kit import Reef, reef, until, voters
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Reef]:
+    async with reef(tmp_path, monkeypatch) as made:
+        yield made
+
+
+async def test_one_board_grows_to_three(cluster: Reef) -> None:
+    leader = await cluster.grow()
+    view = await leader.view()
+    assert (view["cluster_id"], view["leader"], view["role"]) == ("reef", "n1", "leader")
+    assert {m["id"]: m["role"] for m in view["members"]} == {
+        "n1": "leader",
+        "n2": "follower",
+        "n3": "follower",
+    }
+    assert view["quorum"] == {"size": 2, "alive": 3, "margin": 1}
+    assert (view["status"], view["removed"], view["met"]) == ("", False, [])
+    for member in cluster.up.values():
+        assert (await member.board.call("GET", "/readyz")).status == 200
+
+
+async def test_a_follower_passes_changes_on(cluster: Reef) -> None:
+    leader = await cluster.grow()
+    view = await cluster.up["n2"].change("leave", node_id="n3")
+    assert (view["node_id"], len(view["members"])) == ("n1", 2)
+    assert voters(leader) == 2
+
+
+async def test_leadership_goes_to_whom_it_is_handed(cluster: Reef) -> None:
+    leader = await cluster.grow()
+    await leader.change("transfer-leader", node_id="n3")
+    assert (await cluster.leader()) is cluster.up["n3"]
+    refused = await cluster.up["n3"].board.call("POST", "/v1/cluster/transfer-leader", {"node_id": "n9"})
+    assert (refused.status, refused.code) == (400, "invalid-request")
+
+
+async def test_a_removed_board_says_so_and_disturbs_nobody(
+    cluster: Reef, caplog: pytest.LogCaptureFixture
+) -> None:
+    leader = await cluster.grow()
+    out = cluster.up["n3"]
+    await leader.change("leave", node_id="n3")
+    await until(lambda: out.node.watch.removed)
+    view = await out.view()
+    assert view["removed"]
+    assert "move its data directory aside" in view["status"]
+    ready = await out.board.call("GET", "/readyz")
+    assert (ready.status, ready.code) == (503, "unavailable")
+    assert "shoal cluster add n3" in ready.json["detail"]
+    await until(lambda: "no member of the cluster any more" in caplog.text)
+    term = leader.node._driver.term
+    await until(lambda: out.node._driver.core.role == "pre-candidate")  # it would like to lead
+    assert (await leader.board.append("s", 1)).status == 201
+    assert leader.node._driver.term == term
+    assert {m["id"] for m in (await leader.view())["members"]} == {"n1", "n2"}
+
+
+async def test_a_removed_leader_hands_over_and_is_out(cluster: Reef) -> None:
+    first = await cluster.grow()
+    assert (await first.board.append("s", 1)).status == 201
+    await first.change("leave", node_id="n1")
+    await until(lambda: cluster.up["n2"].node._driver.leader in {"n2", "n3"})
+    await until(lambda: first.node.watch.removed)
+    gone = cluster.up.pop("n1")
+    leader = await cluster.leader()
+    assert (await leader.board.append("s", 2)).status == 201
+    assert {m["id"] for m in (await leader.view())["members"]} == {"n2", "n3"}
+    await gone.stack.aclose()
+
+
+async def test_a_removed_board_with_its_data_is_not_added_again(cluster: Reef) -> None:
+    leader = await cluster.grow()
+    await leader.change("leave", node_id="n3")
+    await cluster.stop("n3")
+    await cluster.start("n3")
+    await until(leader.node.members.strangers)
+    refused = await leader.board.call(
+        "POST", "/v1/cluster/join", {"node_id": "n3", "address": cluster.peer_address("n3")}
+    )
+    assert (refused.status, refused.code) == (400, "invalid-request")
+    assert "move its data directory aside" in refused.json["detail"]
+    assert "--adopt" in refused.json["detail"]
+
+
+async def test_a_wiped_board_is_added_in_place_of_what_it_was(cluster: Reef) -> None:
+    leader = await cluster.grow()
+    assert (await leader.board.append("s", 1)).status == 201
+    before = leader.node.members.find("n3")
+    await cluster.stop("n3")
+    await cluster.wipe("n3")
+    back = await cluster.start("n3")
+    await until(leader.node.members.strangers)
+    assert (await leader.view())["met"] == [
+        {"id": "n3", "addresses": [cluster.peer_address("n3")], "empty": True}
+    ]
+    await leader.change("join", node_id="n3")
+    await until(lambda: voters(leader) == 3)
+    after = leader.node.members.find("n3")
+    assert before is not None
+    assert after is not None
+    assert before.incarnation != after.incarnation
+    await cluster.ready("n3")
+    read = await back.board.call("GET", "/v1/streams/s?consistency=local")
+    assert [event["data"] for event in read.json["events"]] == [1]
+
+
+async def test_a_name_that_is_taken_by_a_living_board_is_refused(cluster: Reef) -> None:
+    leader = await cluster.grow()
+    again = await leader.board.call("POST", "/v1/cluster/join", {"node_id": "n2"})
+    assert (again.status, again.code) == (409, "already-exists")
+
+
+async def test_a_learner_stays_one_until_it_is_promoted(cluster: Reef) -> None:
+    leader = await cluster.grow(1)
+    await cluster.start("n2")
+    await leader.change("join", address=cluster.peer_address("n2"), role="learner")
+    await cluster.ready("n2")
+    await until(lambda: leader.node._driver.core.followers()["n2"][0] >= leader.node._driver.commit_index)
+    for _ in range(3):  # the leader has looked at its members since
+        await leader.node.members.tend()
+    assert (await leader.view())["members"][1]["role"] == "learner"
+    await leader.change("promote", node_id="n2")
+    assert (await leader.view())["members"][1]["role"] == "follower"
+
+
+async def test_nobody_is_added_whom_nobody_met(cluster: Reef, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.cluster.members.MEET_S", 0.05)
+    leader = await cluster.grow(1)
+    reply = await leader.board.call("POST", "/v1/cluster/join", {"node_id": "n7"})
+    assert (reply.status, reply.code) == (404, "not-found")
+    assert "mode = cluster" in reply.json["detail"]
+
+
+async def test_the_last_voter_stays(cluster: Reef) -> None:
+    leader = await cluster.grow(1)
+    reply = await leader.board.call("POST", "/v1/cluster/leave", {"node_id": "n1"})
+    assert (reply.status, reply.code) == (400, "invalid-request")
+    assert "last voter" in reply.json["detail"]
