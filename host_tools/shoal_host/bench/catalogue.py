@@ -52,3 +52,5 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
         Scenario("peers", "the same appends in eventsourcing and umadb", peers.others),
     )
 }
+CLUSTER: Final = tuple(name for name in SCENARIOS if name.partition("-")[0] == "cluster")
+"""Those of three nodes."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
@@ -18,7 +19,7 @@ from typing import Any, Final
 from shoal_host.bench.cluster.driving import Append, drive
 from shoal_host.bench.load import Load
 from shoal_host.bench.loops import best_loop, run_on
-from shoal_host.bench.processes import program
+from shoal_host.bench.processes import JobFailed, program
 from shoal_host.bench.workload import payload_json
 from shoal_host.local_cluster import free_ports
 
@@ -62,21 +63,24 @@ def configuration(name: str, client: int, peer: int, routes: str, data_dir: Path
 
 
 async def _make_stream(port: int) -> None:
-    """Once the three have chosen a leader. Raises TimeoutError."""
+    """Once the three have chosen a leader. Raises JobFailed."""
     import nats
 
     client = await nats.connect(f"nats://127.0.0.1:{port}")
+    jetstream = client.jetstream(timeout=1)
+    end = time.monotonic() + _READY_S
     try:
-        async with asyncio.timeout(_READY_S):
-            while True:
-                try:
-                    await client.jetstream(timeout=1).add_stream(
-                        name=_STREAM, subjects=[f"{_STREAM}.>"], num_replicas=NODES, storage="file"
-                    )
-                except (nats.errors.Error, nats.js.errors.Error):  # not enough servers know of each other yet
-                    await asyncio.sleep(_PAUSE_S)
-                else:
-                    return
+        while True:
+            try:
+                await jetstream.add_stream(
+                    name=_STREAM, subjects=[f"{_STREAM}.>"], num_replicas=NODES, storage="file"
+                )
+            except (nats.errors.Error, nats.js.errors.Error) as error:  # they do not know of each other yet
+                if time.monotonic() > end:
+                    raise JobFailed(f"nats-server made no stream of {NODES} replicas: {error}") from error
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                return
     finally:
         await client.close()
 

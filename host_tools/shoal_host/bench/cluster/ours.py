@@ -42,12 +42,11 @@ async def boards(where: list[Place]) -> AsyncIterator[Boards]:
 
     running = Boards(where, _ignore)
     try:
-        try:
-            await running.start()
-            await running.until_led()
-        except ShoalError as error:
-            raise JobFailed(" ".join(str(error).split())) from error
+        await running.start()
+        await running.until_led()
         yield running
+    except ShoalError as error:
+        raise JobFailed(" ".join(str(error).split())) from error
     finally:
         await running.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
@@ -62,7 +63,7 @@ async def appends(bench: Bench) -> list[Row]:
     found: dict[str, list[Load]] = {name: [] for name in (*_OURS, *(rival.name for rival in there))}
     disk = []
     async with AsyncExitStack() as stack:
-        where = ours.places(directory)
+        where = await asyncio.to_thread(ours.places, directory)
         await stack.enter_async_context(ours.boards(where))
         jobs: list[tuple[str, Callable[..., Any], Any]] = [
             ("cluster-http", load.run_load_on, ours.ports_of(where)),
