@@ -64,10 +64,13 @@ cover: $(DEV)  ## Every test under branch coverage, processes they start include
 	$(BIN)/coverage report
 
 .PHONY: lint
-lint: $(DEV)  ## Ruff's rules, its formatting, and who may import whom.
+lint: $(DEV)  ## Ruff's rules, its formatting, who may import whom, and what is deployed.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/hadolint host_tools/deploy/Containerfile
+	$(BIN)/yamllint --strict --config-data '{extends: default, rules: {line-length: {max: 120}}}' host_tools/deploy
+	$(BIN)/kubernetes-validate --strict --quiet host_tools/deploy/kubernetes.yaml
 
 .PHONY: types
 types: $(DEV)  ## mypy, strict.

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from shoal_host.bench import run
-from shoal_host.bench.catalogue import SCENARIOS
+from shoal_host.bench.catalogue import CLUSTER, SCENARIOS
 from shoal_host.options import json_option
 
 _NAMES = list(SCENARIOS)
@@ -20,21 +20,25 @@ _NAMES = list(SCENARIOS)
 Examples:
   shoal bench --quick
   shoal bench --only append-1 --only http
+  shoal bench --cluster
   shoal bench --json > figures.json
 """,
 )
 @json_option
-@click.option("--quick", is_flag=True, help="Under a minute: smaller stores, shorter phases.")
+@click.option("--quick", is_flag=True, help="A few minutes: smaller stores, shorter phases.")
 @click.option(
     "--only", multiple=True, metavar="NAME", type=click.Choice(_NAMES), help="Only this scenario; repeat."
 )
+@click.option("--cluster", is_flag=True, help="Only what three nodes do, beside etcd and NATS.")
 @click.option("--list", "as_list", is_flag=True, help="Say what there is to measure.")
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, exists=True, path_type=Path),
     help="A directory on the disk to measure. Default: the current one.",
 )
-def bench(as_json: bool, quick: bool, only: tuple[str, ...], as_list: bool, data_dir: Path | None) -> int:  # noqa: FBT001
+def bench(
+    *, as_json: bool, quick: bool, only: tuple[str, ...], cluster: bool, as_list: bool, data_dir: Path | None
+) -> int:
     """Measure shoal on this machine's disk, beside fdatasync, raw SQLite and other stores.
 
     Every append is durable before its answer, in every store. Progress goes to stderr. Exit code 0: all was
@@ -44,7 +48,8 @@ def bench(as_json: bool, quick: bool, only: tuple[str, ...], as_list: bool, data
         for scenario in SCENARIOS.values():
             click.echo(f"{scenario.name:26}{scenario.about}")
         return 0
-    return run(json=as_json, quick=quick, only=only, data_dir=data_dir)
+    wanted = (*only, *CLUSTER) if cluster else only
+    return run(json=as_json, quick=quick, only=wanted, data_dir=data_dir)
 
 
 def main(arguments: Sequence[str]) -> int:

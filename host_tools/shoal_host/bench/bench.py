@@ -38,6 +38,9 @@ class Sizes(msgspec.Struct, frozen=True):
     push_s: float
     idle_pairs: int
     ack_s: float
+    kills: int
+    pauses: int
+    slow_disk_s: float
 
 
 FULL: Final = Sizes(
@@ -60,6 +63,9 @@ FULL: Final = Sizes(
     push_s=1.5,
     idle_pairs=120,
     ack_s=0.3,
+    kills=20,
+    pauses=5,
+    slow_disk_s=300.0,
 )
 QUICK: Final = Sizes(
     phase_s=0.3,
@@ -81,6 +87,9 @@ QUICK: Final = Sizes(
     push_s=0.4,
     idle_pairs=10,
     ack_s=0.1,
+    kills=3,
+    pauses=1,
+    slow_disk_s=10.0,
 )
 
 

@@ -19,6 +19,7 @@ from shoal_host.bench import (
     writes,
 )
 from shoal_host.bench.bench import Scenario
+from shoal_host.bench.cluster import disks, embedded, outages, rivals
 
 SCENARIOS: Final[Mapping[str, Scenario]] = {
     scenario.name: scenario
@@ -40,6 +41,16 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
         Scenario("start", "start of a process to its first append", startup.first_append),
         Scenario("wear", "bytes to disk per event", wear.batches),
         Scenario("wear-slow", "bytes to disk per event at one event a second", wear.slowly),
+        Scenario(
+            "cluster", "three nodes: on the leader, through a follower, linearizable reads", embedded.rows
+        ),
+        Scenario("cluster-http", "three nodes, 64 connections, beside etcd and NATS", rivals.appends),
+        Scenario("cluster-killed", "three nodes: the leader killed, again and again", outages.killed),
+        Scenario("cluster-paused", "three nodes: the leader paused", outages.paused),
+        Scenario("cluster-slow-disk", "three nodes on slow disks that stall: no election", disks.slow),
+        Scenario("cluster-hung-disk", "three nodes: a sync of the leader hangs for 10 s", disks.hung),
         Scenario("peers", "the same appends in eventsourcing and umadb", peers.others),
     )
 }
+CLUSTER: Final = tuple(name for name in SCENARIOS if name.partition("-")[0] == "cluster")
+"""Those of three nodes."""

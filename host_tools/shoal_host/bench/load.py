@@ -104,10 +104,15 @@ def request(method: str, path: str, body: bytes = b"", accept: str = "*/*") -> b
 
 def run_load(port: int, connections: int, seconds: float, prefix: str) -> Load:
     """Job: every connection appends one event after another to a stream of its own."""
-    return run_on(best_loop(), _load(port, connections, seconds, prefix))
+    return run_load_on([port], connections, seconds, prefix)
 
 
-async def _load(port: int, connections: int, seconds: float, prefix: str) -> Load:
+def run_load_on(ports: list[int], connections: int, seconds: float, prefix: str) -> Load:
+    """Job: the same, the connections spread over several boards."""
+    return run_on(best_loop(), _load(ports, connections, seconds, prefix))
+
+
+async def _load(ports: list[int], connections: int, seconds: float, prefix: str) -> Load:
     end = time.perf_counter() + seconds
 
     def appends(stream_id: str) -> Callable[[], bytes | None]:
@@ -125,21 +130,21 @@ async def _load(port: int, connections: int, seconds: float, prefix: str) -> Loa
         return next_request
 
     began, cpu = time.perf_counter(), time.process_time()
-    took = await _converse(port, [appends(f"{prefix}-{number}") for number in range(connections)])
+    took = await _converse(ports, [appends(f"{prefix}-{number}") for number in range(connections)])
     elapsed = time.perf_counter() - began
     busy = (time.process_time() - cpu) / elapsed
     return Load(len(took), len(took) / elapsed, percentile(took, 50), percentile(took, 99), busy)
 
 
-async def _converse(port: int, clients: list[Callable[[], bytes | None]]) -> list[float]:
+async def _converse(ports: list[int], clients: list[Callable[[], bytes | None]]) -> list[float]:
     """Run all to their end; what each request took."""
     loop = asyncio.get_running_loop()
     protocols = []
-    for next_request in clients:
+    for number, next_request in enumerate(clients):
         _, protocol = await loop.create_connection(
             lambda made=next_request: Connection(made),  # type: ignore[misc]
             "127.0.0.1",
-            port,
+            ports[number % len(ports)],
         )
         protocols.append(protocol)
     await asyncio.gather(*(protocol.done for protocol in protocols))
@@ -172,5 +177,5 @@ async def _fill(port: int, events: int, rare: int, long_stream: str, long_events
         return post(f"/v1/streams/{stream_id}?expected_version=-2", body)
 
     began = time.perf_counter()
-    await _converse(port, [next_request] * 4)
+    await _converse([port], [next_request] * 4)
     return time.perf_counter() - began

@@ -34,7 +34,7 @@ async def call(kind: type[T], function: Callable[..., Any], *arguments: Any) -> 
     """
     text = msgspec.json.encode(arguments).decode()
     module, name = function.__module__, function.__name__
-    process = await _start("-m", "shoal_host.bench.job", module, name, text, stdout=PIPE)
+    process = await _start(sys.executable, "-m", "shoal_host.bench.job", module, name, text, stdout=PIPE)
     async with _ending(process):
         out, err = await process.communicate()
     if process.returncode != 0:
@@ -48,11 +48,18 @@ async def server(arguments: list[str], port: int, log: Path) -> AsyncIterator[in
 
     Raises JobFailed when it ends or does not listen in time.
     """
+    async with program([sys.executable, *arguments], port, log) as pid:
+        yield pid
+
+
+@asynccontextmanager
+async def program(command: list[str], port: int, log: Path) -> AsyncIterator[int]:
+    """The same for any program, named by its path."""
     with log.open("wb") as stderr:
-        process = await _start(*arguments, stderr=stderr.fileno())
+        process = await _start(*command, stderr=stderr.fileno())
     async with _ending(process):
         if not await _listens(process, port):
-            raise JobFailed(f"{' '.join(arguments[:2])}: {_last_words(log.read_bytes())}")
+            raise JobFailed(f"{' '.join(command[:3])}: {_last_words(log.read_bytes())}")
         yield process.pid
 
 
@@ -81,11 +88,11 @@ def free_port() -> int:
         return port
 
 
-async def _start(*arguments: str, stdout: int = DEVNULL, stderr: int = PIPE) -> Process:
+async def _start(*command: str, stdout: int = DEVNULL, stderr: int = PIPE) -> Process:
     """On a leash, so that nothing outlives a benchmark that is killed; in a session of its own for Ctrl-C."""
-    leashed = ("-I", "-S", leash.__file__, str(os.getpid()), sys.executable)
+    leashed = ("-I", "-S", leash.__file__, str(os.getpid()))
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, *leashed, *arguments),
+        *(sys.executable, *leashed, *command),
         stdin=DEVNULL,
         stdout=stdout,
         stderr=stderr,
