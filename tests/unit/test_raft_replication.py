@@ -298,6 +298,22 @@ def test_a_conflict_is_skipped_by_terms_not_entry_by_entry() -> None:
     assert rounds <= 6
 
 
+def test_a_heartbeat_that_overtakes_entries_is_no_reason_to_send_them_again() -> None:
+    """It names a place where the logs surely agree: bulk goes another way than heartbeats (consensus.md)."""
+    cluster = led_by_a()
+    cluster.propose("A")
+    late = cluster.take(Append, to="B")
+    cluster.due("A")
+    cluster.deliver(Append, to="B")
+    assert [a.rejected for a in cluster.waiting(Appended, "B")] == [0]
+    cluster.deliver()
+    assert cluster.waiting(Append, to="B") == []
+    for sent in late:
+        cluster.step(sent)
+    cluster.deliver()
+    assert cluster["A"].followers()["B"][0] == cluster["A"].log.last_index
+
+
 def test_lost_entries_are_sent_again_when_the_driver_says_so() -> None:
     """`unreachable`: a connection ended with messages in it."""
     cluster = led_by_a()
@@ -367,6 +383,17 @@ def test_one_whose_log_parted_before_the_leaders_begins_is_behind_however_long_i
     cluster.run(1_000)
     assert cluster["A"].log.last_index > cluster["B"].log.last_index
     assert cluster.boards["A"].behind == "B"
+
+
+def test_one_that_holds_the_entry_before_the_leaders_log_needs_no_snapshot() -> None:
+    """Paper 5.3: logs with the same entry there agree up to it, committed here or not."""
+    cluster = Cluster(logs={"B": [2, 2, 2]}, terms={"B": 3})
+    cluster.tell("B", "A", Behind(3, 4, 0, 1_000, 2))
+    assert [(a.rejected, a.hint_index, a.hint_term) for a in acks(cluster, "B")] == [(4, 3, 2)]
+    assert cluster.boards["B"].behind is None
+    cluster.tell("B", "A", Behind(3, 4, 0, 1_000, 3))
+    assert [a.hint_index for a in acks(cluster, "B")] == [1]
+    assert cluster.boards["B"].behind == "A"
 
 
 def test_one_that_took_a_snapshot_goes_on_with_what_follows() -> None:
