@@ -81,9 +81,20 @@ class Copy:
 
     def run(self, tests: Iterable[str]) -> tuple[int, str]:
         """Run tests on it: pytest's exit code and words."""
-        options = ("-x", "-q", "--tb=line", "-p", "no:cacheprovider", "--timeout=0")
+        options = (
+            "-x",
+            "-q",
+            "--tb=line",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "asyncio",
+            "-p",
+            "timeout",
+            "--noconftest",
+        )
         command = ("bash", "-c", f'ulimit -v {MEMORY_KIB}; exec "$@"', "-", sys.executable, "-m", "pytest")
-        environment = {**os.environ, "PYTHONPATH": str(self.directory)}
+        environment = {**os.environ, "PYTHONPATH": str(self.directory), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         try:
             done = subprocess.run(
                 [*command, *options, *tests],

@@ -24,8 +24,6 @@ from shoal.raft.messages import Entry, Message, Ready
 from shoal.raft.node import RaftNode
 from shoal.raft.state import Own
 
-FAULTS_MS = 20_000
-HEALED_MS = 30_000
 SPARE = "XY"
 
 
@@ -71,6 +69,9 @@ class Simulation:
         self.cuts: set[tuple[str, str]] = set()
         self.loss = self.random.choice((0.0, 0.02, 0.15))
         self.twice = self.random.choice((0.0, 0.05))
+        self.doom = self.random.choice((0.0, 0.01))
+        """How likely the power fails while a board writes: that is when promises are made."""
+        self.wish_ms = self.random.choice((300, 300, 1_000))
         self.faulty = True
         names = self.random.choice(("ABC", "ABC", "ABCDE"))
         witness = len(names) == 3 and self.random.random() < 0.25
@@ -119,6 +120,7 @@ class Simulation:
         board.node = RaftNode(
             own, begin, board.journal.hard_state, random=random, now_ms=board.clock(self.now_ms)
         )
+        board.node.wish_timeout(self.wish_ms)
         self.note(f"{board.name} starts: log to {board.journal.last_index}, applied {board.applied}")
         self.pump(board)
 
@@ -167,6 +169,9 @@ class Simulation:
             assert board.writing is None, "two writes at once"
             board.writing = ready
             self.later(board, self._disk_ms(board), lambda: self._persisted(board, ready))
+            if self.faulty and self.random.random() < self.doom:
+                self.later(board, self.random.randrange(5), lambda: self.crash(board))
+                self.after(self.random.randrange(5, 500), lambda: self.start(board))
         for entry in ready.committed:
             self._apply(board, entry)
         for state in ready.reads:
