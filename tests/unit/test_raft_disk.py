@@ -152,6 +152,7 @@ def test_a_leader_whose_disk_hangs_and_who_has_no_successor_steps_down() -> None
         cluster.due("A")
         cluster.deliver()
     assert cluster["A"].stalled(cluster.now_ms)
+    assert (cluster["W"].term, cluster.waiting(TimeoutNow)) == (2, []), "a witness is no successor"
 
 
 def test_a_leader_whose_disk_hangs_and_whose_successor_does_not_take_over_steps_down() -> None:

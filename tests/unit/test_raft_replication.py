@@ -202,7 +202,10 @@ def test_a_stale_rejection_does_not_send_again_what_is_acknowledged() -> None:
         cluster.tell("A", "B", ack("B", 2, 0, rejected, 1, 1))
     assert cluster["A"].followers()["B"][0] == matched
     cluster.propose("A")
-    assert [m.prev_index for m in cluster.waiting(Append, to="B")] == [matched]
+    cluster.propose("A")
+    assert [m.prev_index for m in cluster.waiting(Append, to="B")] == [matched, matched + 1], (
+        "ahead of answers"
+    )
 
 
 def test_a_stale_rejection_does_not_move_a_probe() -> None:
@@ -283,9 +286,11 @@ def test_figure_7_every_log_is_repaired_in_few_rounds(theirs: list[int]) -> None
     assert rejected <= 3
 
 
-def test_a_conflict_is_skipped_by_terms_not_entry_by_entry() -> None:
-    """Paper 5.3: one rejection for each term that conflicts."""
-    cluster = Cluster(logs={"A": [1] + [5] * 50, "B": [1] + [2] * 60, "C": [1] + [5] * 50})
+@pytest.mark.parametrize("theirs", [2, 9])
+def test_a_conflict_is_skipped_by_terms_not_entry_by_entry(theirs: int) -> None:
+    """Paper 5.3: one rejection for each term that conflicts; an earlier one the leader skips, a later the follower."""
+    logs = {"A": [1] + [5] * 50, "B": [1] + [theirs] * 60, "C": [1] + [5] * 50}
+    cluster = Cluster(logs=logs, terms=dict.fromkeys("ABC", 9))
     cluster.cut("B")
     cluster.elect("A")
     cluster.heal()
@@ -301,13 +306,10 @@ def test_a_conflict_is_skipped_by_terms_not_entry_by_entry() -> None:
 def test_a_heartbeat_that_overtakes_entries_is_no_reason_to_send_them_again() -> None:
     """It names a place where the logs surely agree: bulk goes another way than heartbeats (consensus.md)."""
     cluster = led_by_a()
-    cluster.propose("A")
-    late = cluster.take(Append, to="B")
+    late = [cluster.propose("A"), *cluster.take(Append, to="B")][1:]
     cluster.due("A")
     cluster.deliver(Append, to="B")
     assert [a.rejected for a in cluster.waiting(Appended, "B")] == [0]
-    cluster.deliver()
-    assert cluster.waiting(Append, to="B") == []
     for sent in late:
         cluster.step(sent)
     cluster.deliver()
@@ -365,7 +367,6 @@ def test_a_member_behind_the_log_is_told_and_takes_no_entries() -> None:
     assert cluster["C"].log.last_index == 3
     assert cluster.boards["C"].behind == "A"
     assert cluster["C"].leader == "A", "it is told who leads all the same"
-    assert cluster.waiting(Behind) or cluster["A"].has_quorum()
 
 
 def test_one_whose_log_parted_before_the_leaders_begins_is_behind_however_long_it_is() -> None:
