@@ -82,6 +82,7 @@ class ClusterNode:
             received=self._received,
             seen=self._on_seen,
             lost=self._on_lost,
+            broken=self._driver.unreachable,
             refused=lambda node_id, reason: self.watch.refused(node_id, reason),  # noqa: PLW0108 - made below
             clock=node.means.clock,
             random=node.random,
