@@ -47,8 +47,8 @@ class Transport:
     `hello` gives the own first word, `trusted` says who may be a peer. `received` gets each message with its sender;
     it may raise FrameError for one that it cannot read, which ends the connection. `seen` hears of every certified
     node that says hello, `lost` of a peer whose process is gone, `broken` of one to which a connection broke, and
-    `refused` of a node that will not have this one, with its code for why. `http` and `enrol` make what serves the other
-    protocols of the port.
+    `refused` of a node that will not have this one, with its code for why. `http` and `enrol` make what serves the
+    other protocols of the port.
     """
 
     def __init__(
