@@ -292,6 +292,10 @@ class Node:
         """A store. Raises NotFound."""
         return self._stores.store(name)
 
+    async def look_for(self, name: str) -> None:
+        """See Stores.look_for."""
+        await self._stores.look_for(name)
+
     async def create_store(self, name: str) -> LocalStore:
         """Create a store; fine when it is there. Raises as Stores.create."""
         return await self._stores.create(name)

@@ -105,6 +105,17 @@ class Stores:
     async def make(self, name: str) -> None:
         """Have a store made, and wait until it is served here, or dropped again."""
         await self._sequencer.submit(CreateStore(name), 0, timeout_ms=self._config.timeout_ms)
+        await self._until_served(name)
+
+    async def look_for(self, name: str) -> None:
+        """A store that is not here may be at the leader: wait for all that this one has. Raises NoLeader, Timeout."""
+        if name in self._open or self._leadership.serves:
+            return
+        index = await self._leadership.read_index(confirmed=False)
+        await self._sequencer.wait_applied(index, self._config.timeout_ms)
+        await self._until_served(name)
+
+    async def _until_served(self, name: str) -> None:
         while name not in self._open and name in self._sequencer.stores and not self._closed:
             self._served.clear()
             await self._served.wait()

@@ -52,6 +52,7 @@ class Noted(NamedTuple):
     """A board, and what its store was asked for."""
 
     board: Board
+    node: Any
     store: Any
     seen: list[tuple[str, str | None]]
 
@@ -83,7 +84,7 @@ async def noted_board(data_dir: Path) -> AsyncIterator[Noted]:
             assert (await board.append("s", {"event_type": "t", "data": 1, "event_id": "e"})).status == 201
             assert (await board.call("PUT", "/v1/streams/s/snapshots/0", {"data": {}})).status == 204
             seen.clear()
-            yield Noted(board, store, seen)
+            yield Noted(board, node, store, seen)
         await connections.shutdown()
 
 
@@ -161,3 +162,37 @@ async def test_why_a_stream_has_no_version_is_read_from_what_is_settled(tmp_path
     async with noted_board(tmp_path) as noted:
         assert (await noted.board.call("HEAD", "/v1/streams/missing?consistency=leader")).status == 404
         assert noted.seen == [("settle", "leader"), ("get_version", "local"), ("read_page", "local")]
+
+
+STORE_ROUTES = [
+    ("GET", "/new"),
+    ("GET", "/new/streams/s"),
+    ("GET", "/new/events?consistency=linearizable"),
+    ("POST", "/new/streams/s"),
+    ("PUT", "/new/subscriptions/q"),
+    ("DELETE", "/new"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), STORE_ROUTES)
+async def test_a_store_that_is_not_here_may_be_at_the_leader(tmp_path: Path, method: str, path: str) -> None:
+    async with noted_board(tmp_path) as noted:
+        looked: list[str] = []
+
+        async def comes(name: str) -> None:
+            looked.append(name)
+            store = await noted.node.create_store(name)
+            await store.streams.append("s", -1, [])
+
+        async def nobody_leads(_name: str) -> None:
+            raise NoLeader("nobody leads")
+
+        noted.node.look_for = nobody_leads
+        reply = await noted.board.call(method, f"/v1/stores{path}")
+        assert (reply.status, reply.code) == (503, "no-leader")
+        noted.node.look_for = comes
+        reply = await noted.board.call(method, f"/v1/stores{path}")
+        assert looked == ["new"]
+        assert reply.status < 300 or "store" not in reply.json
+        assert (await noted.board.call("GET", "/v1/stores/other/streams?consistency=local")).status == 404
+        assert looked == ["new"]

@@ -399,6 +399,23 @@ async def test_a_tail_leaves_a_board_that_stands_still_and_one_that_is_only_quie
         assert sound.seen[0].headers["Last-Event-ID"] == "1"
 
 
+async def test_a_board_alone_is_not_asked_whether_it_lives(clients):
+    asked = asyncio.Event()
+
+    async def alive(request):
+        asked.set()
+        return await say_nothing(request)
+
+    caught_up = b'event: caught-up\nid: 2\ndata: {"position":2}\n\n'
+    async with ScriptedBoard(event_stream(caught_up, hang=True)) as board:
+        board.alive = alive
+        tail = clients.connect(board, attempt_ms=5).streams.tail(EventFilter(), 0)
+        assert await anext(tail) == CaughtUp(2)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asked.wait(), 0.3)
+        await tail.aclose()
+
+
 def _position(item: Any) -> int:
     assert not isinstance(item, CaughtUp)
     return int(item.position)

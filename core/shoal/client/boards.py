@@ -110,5 +110,4 @@ class Boards:
                 board.node_id = node_id
                 kept.append(board)
         self._boards = kept
-        self._turn %= len(kept)
         self._leader_id = leader_id

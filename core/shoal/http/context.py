@@ -138,6 +138,9 @@ class ServedNode(Protocol):
     def store(self, name: str) -> ServedStore:
         """Raises NotFound."""
 
+    async def look_for(self, name: str) -> None:
+        """Until a store that is not here is here, or surely nowhere. Raises NoLeader, Timeout."""
+
     async def create_store(self, name: str) -> object: ...
     async def drop_store(self, name: str) -> None: ...
     def info(self) -> dict[str, Any]:

@@ -134,6 +134,13 @@ class Service:
         query = (
             params.parse(route.query, raw_query, context.maxima) if raw_query else self._default(route.query)
         )
+        local = isinstance(query, ReadQuery) and query.consistency == "local"
+        if (
+            (route.of_store or "store" in raw_ids)
+            and not local
+            and call.store_name not in context.node.stores
+        ):
+            await context.node.look_for(call.store_name)
         if isinstance(query, ReadQuery):
             await _settle(call.store, query)
         if route.offers:

@@ -464,6 +464,9 @@ class MemoryNode:
         except KeyError:
             raise NotFound(f"there is no store {name!r}", store=name) from None
 
+    async def look_for(self, name: str) -> None:
+        """All are here."""
+
     async def create_store(self, name: str) -> MemoryStore:
         """The store, made if need be."""
         return self.stores.setdefault(name, MemoryStore(name, self._clock, self._limits))
