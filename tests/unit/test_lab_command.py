@@ -79,7 +79,8 @@ def test_a_real_node_under_faults_keeps_its_promises(tmp_path) -> None:
     """The longest test here: half a minute of `make test` for the whole path, processes and all."""
     place = tmp_path / "lab"
     result = run(
-        *("lab", "--nodes", "1", "--minutes", "0.24", "--seed", "4", "--data-dir", str(place), "--json")
+        *("lab", "--nodes", "1", "--minutes", "0.24", "--seed", "4", "--clients", "20"),
+        *("--data-dir", str(place), "--json"),
     )
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from shoal.errors import InvalidRequest, LeaseExpired
+from shoal.errors import InvalidRequest, LeaseExpired, NoLeader
 from shoal.model.consumers import Consumers
 from shoal.model.lease import Lease
 from shoal.model.machine import Row
@@ -248,7 +248,10 @@ class Delivery(Standing):
     # -- settling --------------------------------------------------------------------------------
 
     def ack(self, leases: Sequence[Lease], now_ms: int, head: int) -> None:
-        """Settle leased events, all or none. Raises LeaseExpired; InvalidRequest for what was never given."""
+        """Settle leased events, all or none.
+
+        Raises LeaseExpired; InvalidRequest for what was never given; NoLeader for what a later leader gave.
+        """
         items, early = self._leased(leases, head)
         self._changes.early.update(early)
         for item in items:
@@ -321,7 +324,9 @@ class Delivery(Standing):
         early: set[int] = set()
         late: list[Lease] = []
         for lease in leases:
-            if lease.position > head or lease.term > self._term:
+            if lease.term > self._term:
+                raise NoLeader(f"lease {lease.token} is of a later leader; this node leads no more")
+            if lease.position > head:
                 raise InvalidRequest(f"lease {lease.token} was never given", pointer="leases")
             item = self._window.get(lease.position)
             if item is not None and item.state != SETTLING and self._is_of(lease, item):
