@@ -56,6 +56,10 @@ sim: $(DEV)  ## Simulated nodes and subscriptions. SEEDS=1000 runs that many of 
 power-cut: $(DEV)  ## The power-cut suite over IMAGES=50000 disk images.
 	SHOAL_POWER_CUT_IMAGES=$(IMAGES) $(BIN)/pytest --timeout=0 tests/integration/test_power_cut.py $(ARGS)
 
+.PHONY: mutants
+mutants: $(DEV)  ## Break every rule of consensus on purpose: its test must fail. ARGS chooses by words.
+	$(BIN)/python tests/raft_mutants.py $(ARGS)
+
 .PHONY: cover
 cover: $(DEV)  ## Every test under branch coverage, processes they start included.
 	$(BIN)/coverage erase

@@ -51,7 +51,7 @@ EXPECTED = (
 class Simulation:
     """One seed. `trace` is what happened, `digest` a hash of it and of every frame that was sent."""
 
-    def __init__(self, directory: Path, seed: int, *, seconds: float = 20.0) -> None:
+    def __init__(self, directory: Path, seed: int, *, seconds: float = 15.0) -> None:
         self.seed = seed
         self.seconds = seconds
         rng = self.rng = random.Random(seed)

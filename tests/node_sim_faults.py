@@ -116,7 +116,7 @@ class Faults:
         self._trace(f"{', '.join(node.name for node in chosen)} lose power")
         for node in chosen:
             if node.life is not None:
-                self._off(node, 2)
+                self._off(node, self._rng.choice((0.2, 2, 8)))
 
     def _restart(self) -> None:
         node = self._some()

@@ -61,6 +61,7 @@ class Node:
         self.received: list[tuple[str, Any]] = []
         self.seen: list[PeerSeen] = []
         self.lost: list[str] = []
+        self.broken: list[str] = []
         self.address = ""
         self.said = Hello(
             1, identity.cluster_id, identity.node_id, incarnation(identity.node_id), (), "", False, 1
@@ -72,6 +73,7 @@ class Node:
             received=lambda node_id, value: self.received.append((node_id, value)),
             seen=self.seen.append,
             lost=self.lost.append,
+            broken=self.broken.append,
             clock=self.clock,
             random=random.Random(1),
             sleep=self.sleeps,

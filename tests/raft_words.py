@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal.raft.log import Kind
+from shoal.raft.log import Configuration, Kind
 from shoal.raft.messages import (
     Append,
     Appended,
@@ -52,6 +52,11 @@ def say(message: Message) -> str:  # noqa: PLR0911 - one for each message
             return f"[{message.term}] take over"
 
 
+def members(configuration: Configuration) -> str:
+    """Who votes, and in brackets who learns."""
+    return ", ".join(m.node_id if m.voter else f"({m.node_id})" for m in configuration.members) or "none"
+
+
 class Transcript:
     """A conversation as it happened: arrivals, and what changed by them."""
 
@@ -68,9 +73,9 @@ class Transcript:
     def see(self, now_ms: int, name: str, node: RaftNode) -> None:
         """Note a board's state where it is news."""
         log = node.log
-        members = ", ".join(m.node_id if m.voter else f"({m.node_id})" for m in node.configuration.members)
         log_state = f"log {log.last_index}/{log.last_term} durable {log.durable} committed {log.commit}"
-        state = f"{node.role} [{node.term}] of {node.leader or 'nobody'}; {log_state}; members {members or 'none'}"
+        state = f"{node.role} [{node.term}] of {node.leader or 'nobody'}; {log_state}"
+        state += f"; members {members(node.configuration)}"
         if self._seen.get(name) != state:
             self._seen[name] = state
             self.lines.append(f"{now_ms:6} ms      {name} is {state}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, NamedTuple, Self
@@ -33,13 +34,14 @@ class ScriptedBoard:
     single board does where none is given, and `GET /livez` by `alive`.
     """
 
-    def __init__(self, *script: Step) -> None:
+    def __init__(self, *script: Step, tls: ssl.SSLContext | None = None) -> None:
         self.script = list(script)
         self.seen: list[Seen] = []
         self.asked_for_members = 0
         self.cluster = problem(404, "not-found")
         self.alive = answer({"status": "alive"})
         self.url = ""
+        self._tls = tls
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -47,9 +49,9 @@ class ScriptedBoard:
         runner = web.ServerRunner(server, shutdown_timeout=0.01)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls)
         await site.start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        self.url = f"{'http' if self._tls is None else 'https'}://127.0.0.1:{runner.addresses[0][1]}"
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -19,8 +19,10 @@ from shoal.catch_up import CatchUp, CopyWord
 from shoal.clock import Clock
 from shoal.cluster.addresses import reachable_addresses
 from shoal.cluster.bootstrap import Candidate
+from shoal.cluster.enroller import Enroller, can_enrol
 from shoal.cluster.frames import FrameError, pack, unpack
 from shoal.cluster.identity import Identity, load_identity
+from shoal.cluster.key_watch import KeyWatch
 from shoal.cluster.members import Members, where
 from shoal.cluster.transport import Transport
 from shoal.cluster.views import cluster_view
@@ -55,7 +57,7 @@ class _Wire:
 class ClusterNode:
     """Make with `open`, then `start`; use as `async with`. `hints` gives addresses where other nodes may be."""
 
-    def __init__(self, config: Config, node: Node, identity: Identity) -> None:
+    def __init__(self, config: Config, node: Node, identity: Identity, *, enrols: bool = False) -> None:
         self.config = config
         self.node = node
         self._identity = identity
@@ -71,6 +73,8 @@ class ClusterNode:
         self.hints: Callable[[], Sequence[str]] = lambda: config.seeds
         self.on_member: Callable[[str, Sequence[str]], None] = _nobody
         """Hears where a member was reached."""
+        self._enroller = self._make_enroller() if enrols else None
+        self._key_watch: asyncio.Task[None] | None = None
         self.transport = Transport(
             identity,
             self._hello,
@@ -78,9 +82,11 @@ class ClusterNode:
             received=self._received,
             seen=self._on_seen,
             lost=self._on_lost,
+            broken=self._driver.unreachable,
             refused=lambda node_id, reason: self.watch.refused(node_id, reason),  # noqa: PLW0108 - made below
             clock=node.means.clock,
             random=node.random,
+            enrol=None if self._enroller is None else self._enroller.protocol,
             http=lambda: self.peer_http(),  # noqa: PLW0108 - set after the transport is made
         )
         self.members = Members(
@@ -95,6 +101,20 @@ class ClusterNode:
             has_store=lambda: bool(node.stores),
         )
         self._beginning = Beginning(node, self.transport, self._begin_group)
+
+    def _make_enroller(self) -> Enroller:
+        assert self.config.tls_dir is not None  # noqa: S101 - open has refused that
+        return Enroller(
+            self.config.tls_dir,
+            lambda: self.transport.identity.key_hash,
+            clock=self.node.means.clock,
+            taken=lambda node_id, key_hash: self.members.has_other_key(node_id, key_hash),  # noqa: PLW0108 - made later
+        )
+
+    def _use_identity(self, identity: Identity) -> None:
+        """The node has another key or other authorities; what it had is used until the members know."""
+        self.transport.reload(identity)
+        self._identity = self.members.identity = identity
 
     def _begin_group(self, members: Sequence[Member]) -> None:
         self._run(self._driver.begin_group(members, self.node.random))
@@ -123,7 +143,8 @@ class ClusterNode:
         node = await Node.open(config, means=means, clock=clock)
         try:
             _require_own_data(node, identity)
-            return cls(config, node, identity)
+            enrols = config.tls_dir is not None and await asyncio.to_thread(can_enrol, config.tls_dir)
+            return cls(config, node, identity, enrols=enrols)
         except BaseException:
             await node.close()
             raise
@@ -154,6 +175,8 @@ class ClusterNode:
             await self._beginning.begin(own, self.config.bootstrap_expect)
         self._on_change()
         self._ticking = self._loop.create_task(self._tick())
+        assert self.config.tls_dir is not None  # noqa: S101 - open has refused that
+        self._key_watch = self._loop.create_task(KeyWatch(self.config.tls_dir, self._use_identity).run())
 
     async def __aenter__(self) -> Self:
         """The node itself."""
@@ -170,6 +193,10 @@ class ClusterNode:
             self._ticking.cancel()
         if self._tending is not None:
             self._tending.cancel()
+        if self._key_watch is not None:
+            self._key_watch.cancel()
+        if self._enroller is not None:
+            await self._enroller.close()
         await self._copies.close()
         await self.node.close()
         await self.transport.close()

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from shoal import telemetry
 from shoal.clock import Clock
 from shoal.config import Config, valid_store_name
-from shoal.errors import InvalidRequest, NotFound
+from shoal.errors import InvalidRequest, NoLeader, NotFound
 from shoal.ids import EventIds
 from shoal.model.commands import CreateStore, DropStore
 from shoal.storage import queries
@@ -67,11 +67,18 @@ class Stores:
         return MappingProxyType(self._open)
 
     def store(self, name: str) -> LocalStore:
-        """A store. Raises NotFound."""
+        """A store. Raises NotFound; NoLeader for one of the configuration, which comes with what the leader sends."""
         found = self._open.get(name)
+        if found is None and not self._leadership.serves and self._is_configured(name):
+            raise NoLeader(
+                f"store {name!r} is not here yet: this board has not caught up; try again", store=name
+            )
         if found is None:
             raise NotFound(f"store {name!r} does not exist", store=name)
         return found
+
+    def _is_configured(self, name: str) -> bool:
+        return any(store.name == name for store in self._config.stores)
 
     # -- making and dropping ---------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -82,10 +82,24 @@ class Boards:
         """A token that was given for TLS is not sent in the clear because a board says so."""
         return is_base(url) and (not self._tls or url.startswith("https:"))
 
-    async def change(self, what: str, body: dict[str, Any]) -> View:
-        """Have the leader change the cluster. Raises ShoalError."""
+    async def change(self, what: str, body: dict[str, Any], done: Callable[[View], bool]) -> View:
+        """Have the leader change the cluster; where nobody says whether it did, `done` tells it from a view.
+
+        That is usual for a leader that goes. Raises ShoalError.
+        """
         outgoing = Outgoing("POST", f"/v1/cluster/{what}", body=msgspec.json.encode(body))
-        return msgspec.json.decode(await self.by_leader(outgoing), type=dict[str, Any])
+        try:
+            return msgspec.json.decode(await self.by_leader(outgoing), type=dict[str, Any])
+        except Unavailable as error:
+            if error.outcome != "unknown":
+                raise
+            for _ in range(TRIES):
+                found = [each.view for each in await self.ask_all() if each.view is not None]
+                leading = [view for view in found if view["role"] == "leader" and done(view)]
+                if leading:
+                    return leading[0]
+                await asyncio.sleep(AGAIN_S)
+            raise
 
     async def by_leader(self, outgoing: Outgoing) -> bytes:
         """Send it to a board, which passes it on; what is only not possible yet is tried again. Raises ShoalError."""

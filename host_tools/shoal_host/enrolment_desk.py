@@ -37,7 +37,7 @@ async def answer_boards(
     ca_dir: Path, listen: str, *, ready: Callable[[tuple[str, int]], None], tell: Callable[[str], None]
 ) -> None:
     """Enrol boards until SIGTERM or Ctrl-C; `ready` gets the address, `tell` a line for each. Raises ConfigError."""
-    identity = _own_identity(ca_dir)
+    identity = await asyncio.to_thread(_own_identity, ca_dir)
     identity.accept.set_alpn_protocols([ENROLMENT])
     enroller = Enroller(ca_dir, lambda: identity.key_hash, clock=SystemClock())
     log, notes = logging.getLogger("shoal.enrolment"), _Notes(tell)

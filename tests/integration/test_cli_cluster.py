@@ -16,7 +16,7 @@ from http_board import configured, running_board
 
 from shoal.cluster.certificates import make_ca
 from shoal.cluster.identity import issue
-from shoal.errors import NoLeader, NotFound, Unavailable
+from shoal.errors import NoLeader, NotFound, OutcomeUnknown, Unavailable
 from shoal.http import Connections, Service
 from shoal.testing.clock import FakeClock
 from shoal.testing.memory_store import MemoryNode
@@ -200,6 +200,22 @@ async def test_what_is_not_possible_yet_is_tried_again(
         one.refusals = [NotFound("board 'n9' was not met")]
         result = await shoal("cluster", "add", "n9", "--url", url, code=4)
         assert "was not met" in result.stderr
+
+
+async def test_a_change_whose_answer_is_lost_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader that was told to go may be gone before its word has come back."""
+    monkeypatch.setattr(cluster_boards, "AGAIN_S", 0)
+    one = Told("n1")
+    async with served(tmp_path, one) as (url,):
+        one.has("n1", "n2", url=url)
+        one.refusals = [OutcomeUnknown("it leads no more")]
+        await shoal("cluster", "remove", "n3", "--url", url)
+        one.refusals = [OutcomeUnknown("it leads no more")]
+        result = await shoal("cluster", "remove", "n2", "--url", url, code=5)
+        assert "it leads no more" in result.stderr
+        assert one.changes == []
 
 
 async def test_recovery_wants_the_names_typed(tmp_path: Path) -> None:

@@ -30,6 +30,18 @@ async def test_one_board_grows_to_three(cluster: Reef) -> None:
         assert (await member.board.call("GET", "/readyz")).status == 200
 
 
+async def test_a_store_that_has_not_come_yet_is_no_missing_one(cluster: Reef) -> None:
+    """A client that is told "not found" gives up; one that is told of no leader asks again, or elsewhere."""
+    await cluster.grow()
+    behind = cluster.up["n2"]
+    store = behind.node.node._stores._open.pop("main")  # as in a life in which nothing was heard of yet
+    reply = await behind.board.call("GET", "/v1/streams/s?consistency=local")
+    assert (reply.status, reply.code) == (503, "no-leader")
+    other = await behind.board.call("GET", "/v1/stores/other/streams/s?consistency=local")
+    assert (other.status, other.code) == (404, "not-found")
+    behind.node.node._stores._open["main"] = store
+
+
 async def test_a_follower_passes_changes_on(cluster: Reef) -> None:
     leader = await cluster.grow()
     view = await cluster.up["n2"].change("leave", node_id="n3")
@@ -111,6 +123,7 @@ async def test_a_wiped_board_is_added_in_place_of_what_it_was(cluster: Reef) -> 
     assert after is not None
     assert before.incarnation != after.incarnation
     await cluster.ready("n3")
+    await until(lambda: back.node.node.store("main").head == 1)
     read = await back.board.call("GET", "/v1/streams/s?consistency=local")
     assert [event["data"] for event in read.json["events"]] == [1]
 

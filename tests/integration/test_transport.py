@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import random
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from peer_kit import Node, Note, Reef, reef, until
 
+from shoal.cluster import acceptor
 from shoal.cluster.frames import pack, unpack
 
 
@@ -90,6 +93,7 @@ async def test_a_break_that_mends_loses_nobody(cluster: Reef) -> None:
     await until(lambda: not first.ready)
     await until(lambda: one.transport.connected("two"))
     assert one.lost == []
+    assert "two" in one.broken  # what was on its way may be lost
 
 
 async def test_a_process_that_is_gone_is_told_at_once(cluster: Reef) -> None:
@@ -321,3 +325,21 @@ async def http_answer(one: Node, two: Node) -> bytes:
 def random_bytes(count: int) -> bytes:
     """Such that LZ4 finds nothing in them."""
     return random.Random(1).randbytes(count)
+
+
+async def test_a_door_that_could_not_open_is_tried_again(
+    cluster: Reef, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = await cluster.node("one"), await cluster.node("two")
+
+    def no_file(_: socket.socket) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "shoal.transport"):
+        patch.setattr(socket.socket, "accept", no_file)
+        one.transport.probe([two.address])
+        await until(lambda: any(seconds == acceptor.PAUSE_S for seconds, _ in two.sleeps.waiting))
+    assert "Too many open files" in caplog.text
+    assert two.seen == []
+    two.retry()
+    await until(lambda: two.seen and one.seen)

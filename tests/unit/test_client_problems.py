@@ -20,6 +20,7 @@ MADE_WITH = {
     errors.InvalidRequest: lambda: errors.InvalidRequest("no", pointer="/events/0/data"),
     errors.BodyTooLarge: lambda: errors.BodyTooLarge("too big", pointer="/events", limit=5),
     errors.TooBusy: lambda: errors.TooBusy("wait", retry_after_ms=250),
+    errors.EnrolmentRefused: lambda: errors.EnrolmentRefused("no", reason="used"),
     errors.Timeout: lambda: errors.Timeout("slow", outcome="unknown"),
 }
 

@@ -84,6 +84,11 @@ def test_what_was_found_on_the_way_and_by_the_checkers_is_told() -> None:
     assert fields(judge(lines()))["ok"]
 
 
+def test_a_run_that_could_not_go_on_says_so_and_judges_nothing_else() -> None:
+    run = [line for line in lines(stays=()) if not isinstance(line, Kept)]
+    assert judge([*run, Found("n1 is gone", fatal=True)]).violations == ["n1 is gone"]
+
+
 def test_outcomes_are_counted_by_kind_and_error() -> None:
     more = [Did(conflict(10, 0, 1, -1)), Did(read_all(11, 0, 1, 0)), Did(read_all(12, 0, 1, 0))]
     assert judge([*lines(), *more]).outcomes == {

@@ -40,6 +40,18 @@ def test_entries_replaced_while_they_were_written_do_not_become_durable() -> Non
     assert [e.term for e in cluster.boards["B"].journal.entries] == [1, 3]
 
 
+def test_entries_that_replace_durable_ones_are_not_durable_by_it() -> None:
+    """Paper, figure 2: what was durable at that index is another entry."""
+    cluster = Cluster(logs={"A": [3], "B": [2, 2]}, terms={"B": 3})
+    cluster.slow.add("B")
+    cluster.tell("B", "A", Append(3, 1, 1, cluster.boards["A"].journal.entries[1:], 2, 0, 1_000))
+    assert (cluster["B"].log.durable, cluster["B"].log.commit) == (1, 2)
+    assert (cluster.waiting(Appended), cluster.boards["B"].applied) == ([], 1)
+    cluster.persist("B")
+    assert [ack.matched for ack in cluster.waiting(Appended)] == [2]
+    assert cluster.boards["B"].applied == 2
+
+
 def test_a_leader_sends_entries_while_it_writes_them_and_counts_itself_after() -> None:
     """Thesis 10.2.1: in parallel with its disk; but it is one of the quorum only when its own write is done."""
     cluster = led_by_a()
@@ -140,6 +152,7 @@ def test_a_leader_whose_disk_hangs_and_who_has_no_successor_steps_down() -> None
         cluster.due("A")
         cluster.deliver()
     assert cluster["A"].stalled(cluster.now_ms)
+    assert (cluster["W"].term, cluster.waiting(TimeoutNow)) == (2, []), "a witness is no successor"
 
 
 def test_a_leader_whose_disk_hangs_and_whose_successor_does_not_take_over_steps_down() -> None:

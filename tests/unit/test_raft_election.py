@@ -7,7 +7,7 @@ from raft_kit import Cluster, configuration, incarnation, led_by_a, member
 
 from shoal.raft.errors import ProtocolViolation
 from shoal.raft.log import Configuration
-from shoal.raft.messages import Append, Appended, AskVote, Vote
+from shoal.raft.messages import Append, Appended, AskVote, TimeoutNow, Vote
 
 
 def ask(to: str, term: int, index: int = 9, log_term: int = 9, **more: bool) -> AskVote:
@@ -163,6 +163,29 @@ def test_a_vote_leaves_only_when_it_is_durable_and_is_remembered() -> None:
     assert answers(cluster, "A") == [Vote(2, granted=False)]
 
 
+def test_a_vote_in_a_term_that_is_durable_is_written_too() -> None:
+    """Paper, figure 2: term and vote, each for itself."""
+    cluster = Cluster()
+    cluster.tell("A", "B", ask("A", 2, 0, 0))
+    assert answers(cluster, "A") == [Vote(2, granted=False)]
+    cluster.slow.add("A")
+    cluster.tell("A", "C", ask("A", 2))
+    assert cluster.waiting(Vote) == []
+    cluster.persist("A")
+    assert answers(cluster, "A") == [Vote(2, granted=True)]
+    cluster.restart("A")
+    cluster.tell("A", "B", ask("A", 2))
+    assert answers(cluster, "A") == [Vote(2, granted=False)]
+
+
+def test_who_steps_down_in_its_term_remembers_its_vote() -> None:
+    """Paper 5.2: a leader voted for itself, and a second leader of its term would be elected by its help."""
+    cluster = led_by_a()
+    cluster["A"].step_down()
+    cluster.tell("A", "C", ask("A", 2))
+    assert answers(cluster, "A") == [Vote(2, granted=False)]
+
+
 def test_a_term_leaves_only_when_it_is_durable() -> None:
     """Paper, figure 2, for the term in an acknowledgement."""
     cluster = Cluster()
@@ -201,6 +224,33 @@ def test_a_candidate_counts_its_own_vote_only_when_it_is_durable() -> None:
     assert alone["A"].role == "candidate"
     alone.persist("A")
     assert alone["A"].role == "leader"
+
+
+def test_an_own_vote_that_is_not_durable_elects_nobody_though_all_others_agree() -> None:
+    """Paper, figure 2: what a leader sends is of a term that it must not forget."""
+    cluster = Cluster()
+    cluster.slow.add("A")
+    cluster.due("A")
+    cluster.deliver()
+    for voter in "BC":
+        cluster.tell("A", voter, Vote(2, granted=True))
+    assert cluster["A"].role == "candidate"
+    cluster.persist("A")
+    assert cluster["A"].role == "leader"
+
+
+def test_the_write_of_an_older_term_does_not_make_the_own_vote_durable() -> None:
+    """Paper, figure 2: a write was under way when the campaign began."""
+    cluster = Cluster()
+    cluster.slow.add("A")
+    cluster.tell("A", "B", ask("A", 2, 0, 0))
+    cluster.tell("A", "B", TimeoutNow(2))
+    assert (cluster["A"].role, cluster["A"].term) == ("candidate", 3)
+    cluster.persist("A")
+    cluster.tell("A", "B", Vote(3, granted=True))
+    assert cluster["A"].role == "candidate"
+    cluster.persist("A")
+    assert cluster["A"].role == "leader"
 
 
 def test_every_message_of_an_old_term_is_refused_with_the_new_one() -> None:
@@ -307,6 +357,17 @@ def test_who_hears_a_leader_or_gives_a_vote_waits_anew() -> None:
     cluster.deliver()
     assert cluster["B"].deadline_ms() >= cluster.now_ms + 1_000
     cluster.wait(1_000)
+    cluster.tell("B", "C", ask("B", 3))
+    assert cluster["B"].deadline_ms() >= cluster.now_ms + 1_000
+
+
+def test_who_gives_a_vote_in_the_term_it_is_in_waits_anew() -> None:
+    """Paper 5.2: else it would campaign against the one it voted for."""
+    cluster = Cluster()
+    cluster.tell("B", "A", ask("B", 3, 0, 0))
+    cluster.wait(900)
+    cluster.tell("B", "A", ask("B", 3, 0, 0))
+    assert cluster["B"].deadline_ms() < cluster.now_ms + 1_000, "a refusal is no reason to wait"
     cluster.tell("B", "C", ask("B", 3))
     assert cluster["B"].deadline_ms() >= cluster.now_ms + 1_000
 

@@ -231,3 +231,18 @@ def test_a_members_addresses_change_and_nothing_else() -> None:
         without(before, "X")
     with pytest.raises(ChangeRefused, match="already in the cluster"):
         with_learner(before, member("C"))
+
+
+def test_who_is_promoted_stays_no_learner() -> None:
+    before = Configuration((member("A"), structs.replace(member("B"), voter=False, stays_learner=True)))
+    after = with_voter(before, "B").members[1]
+    assert (after.voter, after.stays_learner) == (True, False)
+
+
+def test_who_leaves_is_in_the_committed_configuration_until_the_end() -> None:
+    cluster = led_by_a("ABC")
+    cluster.change("A", without(cluster["A"].configuration, "C"))
+    log = cluster["A"].log
+    assert (log.configuration, log.committed_configuration) == (configuration("AB"), configuration("ABC"))
+    cluster.deliver()
+    assert log.committed_configuration == configuration("AB")

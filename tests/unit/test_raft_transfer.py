@@ -96,7 +96,7 @@ def test_without_a_name_the_one_that_is_furthest_and_alive_is_taken() -> None:
     cluster.deliver()
     cluster.cut("D")
     cluster.wait(800)
-    cluster.propose("A")
+    cluster.due("A")
     cluster.deliver()
     cluster.wait(300)
     assert transfer(cluster, "A", None) == "C"

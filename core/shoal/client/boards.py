@@ -70,9 +70,14 @@ class Boards:
         board.failures += 1
         self._rest(board, now_ms + rest_ms)
 
-    def without_leader(self, board: Board, now_ms: int) -> None:
-        """`board` is alive and knows no leader: it rests, no longer than an election takes."""
+    def without_leader(self, board: Board, now_ms: int, leader_id: str | None = None) -> None:
+        """`board` is alive and reaches no leader: it rests, no longer than an election takes.
+
+        It may have told which node leads, and another board may reach that one.
+        """
         self._rest(board, now_ms + self._rest_ms)
+        if leader_id is not None and leader_id != board.node_id:
+            self._leader_id = leader_id
 
     def _rest(self, board: Board, until_ms: int) -> None:
         board.resting_until_ms = until_ms

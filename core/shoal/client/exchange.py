@@ -12,6 +12,8 @@ from shoal.errors import ShoalError, ShuttingDown, Timeout, Unreachable
 from shoal.types import JSON
 
 if TYPE_CHECKING:
+    import ssl
+
     import aiohttp
     from yarl import URL
 
@@ -40,8 +42,9 @@ class Reply(NamedTuple):
 class HttpExchange:
     """The network as a client needs it; connections are pooled."""
 
-    def __init__(self, token: str | None) -> None:
+    def __init__(self, token: str | None, tls: ssl.SSLContext | None = None) -> None:
         self._headers = {"Accept": JSON} | ({"Authorization": f"Bearer {token}"} if token else {})
+        self._tls = True if tls is None else tls
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
@@ -70,6 +73,7 @@ class HttpExchange:
                 headers=headers,
                 timeout=timeout,
                 allow_redirects=False,
+                ssl=self._tls,
             ) as response:
                 body = await response.read()
         except aiohttp.ConnectionTimeoutError as error:
@@ -93,7 +97,12 @@ class HttpExchange:
         headers = self._headers | {"Accept": EVENT_STREAM, "Last-Event-ID": last_id}
         try:
             async with self._open().get(
-                _url(url, path), params=params, headers=headers, timeout=timeout, allow_redirects=False
+                _url(url, path),
+                params=params,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                ssl=self._tls,
             ) as response:
                 if response.status != 200:
                     raise error_of(response.status, await response.read())

@@ -30,6 +30,7 @@ class _Cluster(msgspec.Struct):
     members: list[_Member]
     node_id: str = ""
     leader: str | None = None
+    removed: bool = False
 
 
 class Members:
@@ -80,22 +81,25 @@ class Members:
         """Ask one board after the other. One that knows no cluster is one board; what fails is asked another time."""
         for board in self._boards.likeliest(self._now_ms()):
             try:
-                self._take(board, await self._ask(board))
+                if self._take(board, await self._ask(board)):
+                    return
             except NotFound:
                 return
             except (ShoalError, msgspec.MsgspecError, UnicodeDecodeError):
                 continue
-            else:
-                return
 
-    def _take(self, board: Board, answer: bytes) -> None:
+    def _take(self, board: Board, answer: bytes) -> bool:
+        """Whether the board belongs to the cluster, so that it knows who else does."""
         cluster = msgspec.json.decode(answer, type=_Cluster)
         self._boards.answered(board)
         board.node_id = cluster.node_id or board.node_id
+        if cluster.removed or all(member.id != board.node_id for member in cluster.members):
+            return False
         # A witness holds no events, and a board that is known to be away can wait.
         urls = {member.id: member.url.rstrip("/") for member in cluster.members if _serves(member)}
         usable = {node_id: url for node_id, url in urls.items() if is_base(url) and self._as_safe(url)}
         self._boards.learn(usable, cluster.leader)
+        return True
 
     def _as_safe(self, url: str) -> bool:
         """A token that was given for TLS is not sent in the clear because a board says so."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random as chance
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import quote
 
 from shoal.client import wire
@@ -25,6 +25,9 @@ from shoal.store.api import Snapshots, Streams, Subscriptions
 from shoal.tagged import read_tag
 from shoal.tokens import check_sendable
 from shoal.types import AggregateResult, Consistency
+
+if TYPE_CHECKING:
+    import ssl
 
 
 class RemoteStore:
@@ -77,6 +80,7 @@ def connect(
     *urls: str,
     store: str = "main",
     token: str | None = None,
+    tls: ssl.SSLContext | None = None,
     timeout_ms: int = 5_000,
     attempt_ms: int = 750,
     connect_timeout_ms: int = 1_000,
@@ -93,7 +97,9 @@ def connect(
     known. A call takes at most `timeout_ms`, tries and pauses included; when a board has said nothing for
     `attempt_ms`, another one is asked too. A write that nobody confirms or denies is OutcomeUnknown. A tail that hears
     nothing for `heartbeat_timeout_ms` connects anew; `on_tail` is told when a tail has lost its board (why), and when
-    it has one again (None). Nothing is sent before the first call. Raises ConfigError.
+    it has one again (None). `tls` is what `https` is checked by, such as
+    `ssl.create_default_context(cafile="ca.pem")`, else the system's certificates. Nothing is sent before the first
+    call. Raises ConfigError.
     """
     if not urls:
         raise ConfigError("urls", "give at least one, such as http://127.0.0.1:4589")
@@ -112,7 +118,7 @@ def connect(
         on_tail=on_tail,
     )
     path = f"/v1/stores/{quote(store, safe='')}"
-    transport = Transport([_base(url) for url in urls], path, HttpExchange(token), options)
+    transport = Transport([_base(url) for url in urls], path, HttpExchange(token, tls), options)
     return RemoteStore(store, transport, EventIds(now_ms=lambda: clock.wall().epoch_us // 1000))
 
 

@@ -129,7 +129,7 @@ class Tries:
         pause_ms = self._pause_ms(error, now_ms)
         spent = self._spent() or now_ms + pause_ms >= self._deadline_ms
         if not may_repeat(error, self._effect) or (spent and not self._open):
-            raised = settle(error, self._effect, unknown_before=self._unknown or bool(self._open))
+            raised = settle(error, self._effect, unknown_before=self._unknown)
             raise raised from (error.__cause__ if raised is error else error)
         self._unknown |= error.outcome == "unknown"
         if not spent:
@@ -144,7 +144,9 @@ class Tries:
         self._failures += 1
         if awaits_election(error):
             self._counted -= 1
-            self._boards.without_leader(board, now_ms)
+            leader_id = error.facts.get("leader")
+            self._boards.without_leader(board, now_ms, leader_id if isinstance(leader_id, str) else None)
+            self._leader_first = True
         elif isinstance(error, _NEEDS_REST):
             self._boards.failed(board, now_ms)
         else:

@@ -7,7 +7,8 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Final
 
 from shoal.address import split_address
@@ -17,6 +18,8 @@ UNPROVEN_MAX: Final = 32
 """Connections at once that are not trusted yet."""
 UNPROVEN_PER_SECOND_MAX: Final = 20
 """From one host; one that is trusted in the end does not count."""
+PAUSE_S: Final = 0.1
+"""After a connection could not be accepted, as when no file may be opened any more."""
 _BACKLOG: Final = 128
 
 _log: Final = logging.getLogger("shoal.transport")
@@ -57,7 +60,7 @@ class Acceptor:
             listening.close()
             raise
         self._sockets.append(listening)
-        self._spawn(self._accept(listening))
+        loop.add_reader(listening, self._accept, listening)
         bound = listening.getsockname()
         return bound[0], bound[1]
 
@@ -77,30 +80,39 @@ class Acceptor:
 
     async def close(self) -> None:
         """Stop listening; connections that are there are others' matter."""
+        for listening in self._sockets:
+            asyncio.get_running_loop().remove_reader(listening)
+            listening.close()
+        self._sockets.clear()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for listening in self._sockets:
-            listening.close()
-        self._sockets.clear()
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, place = await loop.sock_accept(listening)
-            except OSError as error:
-                _log.warning("no connection could be accepted, trying again: %s", error)
-                await self._sleep(0.1)
-                continue
-            host, port = place[0], place[1]
-            if len(self._unproven) >= UNPROVEN_MAX or self._recent[host] >= UNPROVEN_PER_SECOND_MAX:
-                connection.close()
-                continue
-            self._recent[host] += 1
-            link = self._make_link(_joined(host, port))
-            self._unproven[link] = host
-            self._spawn(self._handshake(connection, link))
+    def _accept(self, listening: socket.socket) -> None:
+        """Somebody is at the door. Taken here and not in a task, which could be cancelled with a connection in hand."""
+        try:
+            connection, place = listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # gone again
+        except OSError as error:
+            _log.warning("no connection could be accepted, trying again: %s", error)
+            asyncio.get_running_loop().remove_reader(listening)
+            self._spawn(self._pause(listening))
+            return
+        host, port = place[0], place[1]
+        if len(self._unproven) >= UNPROVEN_MAX or self._recent[host] >= UNPROVEN_PER_SECOND_MAX:
+            connection.close()
+            return
+        connection.settimeout(0)
+        self._recent[host] += 1
+        link = self._make_link(_joined(host, port))
+        self._unproven[link] = host
+        handshake = self._spawn(self._handshake(connection, link))
+        handshake.add_done_callback(partial(_close_if_cancelled, connection))
+
+    async def _pause(self, listening: socket.socket) -> None:
+        await self._sleep(PAUSE_S)
+        asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
     async def _handshake(self, connection: socket.socket, link: Link) -> None:
         loop = asyncio.get_running_loop()
@@ -111,10 +123,17 @@ class Acceptor:
             self._unproven.pop(link, None)
             _log.debug("no TLS with %s: %s", link.address, error)
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _close_if_cancelled(connection: socket.socket, handshake: asyncio.Task[None]) -> None:
+    """What was cancelled before its first step has closed nothing itself."""
+    if handshake.cancelled():
+        connection.close()
 
 
 def _joined(host: str, port: int) -> str:

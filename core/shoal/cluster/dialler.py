@@ -81,6 +81,7 @@ class Dialler:
         connect: Callable[[str, str], Awaitable[Link]],
         *,
         lost: Callable[[str], None],
+        broken: Callable[[str], None],
         clock: Clock,
         source: random.Random,
         sleep: Callable[[float], Awaitable[None]],
@@ -92,6 +93,7 @@ class Dialler:
         self._round_trips = RoundTrips()
         self._connect = connect
         self._lost = lost
+        self._broken = broken
         self._clock = clock
         self._random = source
         self._sleep = sleep
@@ -150,6 +152,7 @@ class Dialler:
             self._round_trips.broken()
         if link.was_ready:
             self._good = link.address
+            self._broken(self.node_id)
 
     async def _attempt(self) -> tuple[Link | None, bool]:
         """A connection to the first address that has one, the one that was good last before others.

@@ -29,6 +29,8 @@ CAUGHT_UP_ENTRIES: Final = 64
 CANDIDATES_MAX: Final = 64
 CHANGE_S: Final = 10.0
 """How long a change may take until nobody knows whether it will be."""
+LOOK_S: Final = 0.01
+"""How often it is seen whether leadership was taken: who passed the wish on soon hears that this node leads no more."""
 MEET_S: Final = 5.0
 """How long a board that is to be added is looked for."""
 
@@ -53,7 +55,7 @@ class Members:
         alive: Callable[[str], bool],
     ) -> None:
         self._driver = driver
-        self._identity = identity
+        self.identity = identity
         self._random = random
         self._probe = probe
         self.alive = alive
@@ -84,6 +86,11 @@ class Members:
         """Whether a board, with the data that it has, is a member."""
         member = self.find(node_id)
         return member is not None and member.incarnation == incarnation
+
+    def has_other_key(self, node_id: str, key_hash: bytes) -> bool:
+        """Whether the name is a member's, and the key is not."""
+        member = self.find(node_id)
+        return member is not None and not holds_key(member, key_hash)
 
     def _known(self) -> list[Member]:
         """Of the configuration in force and the last committed one: who is leaving must still hear that it does."""
@@ -133,10 +140,9 @@ class Members:
 
     def strangers(self) -> list[PeerSeen]:
         """Whom this node has met, and who is no member as it is now."""
+        known = {(member.node_id, member.incarnation) for member in self._known()}
         return [
-            seen
-            for node_id, seen in sorted(self.met.items())
-            if not self.is_member(node_id, seen.hello.incarnation)
+            seen for name, seen in sorted(self.met.items()) if (name, seen.hello.incarnation) not in known
         ]
 
     def living_voters(self) -> int:
@@ -180,7 +186,7 @@ class Members:
     def _told(self, member: Member) -> Member:
         """The member with the key and addresses that it has now."""
         if member.node_id == self.own_id:
-            key_hash, addresses, url = self._identity.key_hash, self.addresses, self.url
+            key_hash, addresses, url = self.identity.key_hash, self.addresses, self.url
         else:
             seen = self.met.get(member.node_id)
             if seen is None or seen.hello.incarnation != member.incarnation:
@@ -308,7 +314,7 @@ class Members:
             raise InvalidRequest(str(error), pointer="node_id") from error
         core = self._driver.core
         while core.handing_over:  # noqa: ASYNC110 - the core tells nobody, and gives up in a timeout
-            await asyncio.sleep(core.timeout_ms / 10_000)
+            await asyncio.sleep(LOOK_S)
         if core.role == "leader":
             raise Unavailable(f"{chosen} did not take over in time; {self.own_id} leads on. Try again")
         return chosen
@@ -326,7 +332,7 @@ class Members:
         What the lost boards had acknowledged and this one lacks is lost. They must never run again with their data.
         `node_id` and `cluster_id` were typed by whoever knows that. Raises InvalidRequest, OSError, DiskFull.
         """
-        own, cluster = self.own_id, self._identity.cluster_id
+        own, cluster = self.own_id, self.identity.cluster_id
         if (node_id, cluster_id) != (own, cluster):
             raise InvalidRequest(
                 f"nothing was done: this is node {own!r} of cluster {cluster!r}, and something else was typed",

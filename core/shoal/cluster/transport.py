@@ -46,8 +46,9 @@ class Transport:
 
     `hello` gives the own first word, `trusted` says who may be a peer. `received` gets each message with its sender;
     it may raise FrameError for one that it cannot read, which ends the connection. `seen` hears of every certified
-    node that says hello, `lost` of a peer whose process is gone, `refused` of a node that will not have this one, and
-    its code for why. `http` and `enrol` make what serves the other protocols of the port.
+    node that says hello, `lost` of a peer whose process is gone, `broken` of one to which a connection broke, and
+    `refused` of a node that will not have this one, with its code for why. `http` and `enrol` make what serves the other
+    protocols of the port.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Transport:
         received: Callable[[str, Any], None],
         seen: Callable[[PeerSeen], None],
         lost: Callable[[str], None],
+        broken: Callable[[str], None],
         refused: Callable[[str, str], None] = _nobody,
         clock: Clock,
         random: random.Random,
@@ -73,6 +75,7 @@ class Transport:
         self._receive = received
         self._seen = seen
         self._lost = lost
+        self._broken = broken
         self._refused = refused
         self._clock = clock
         self._random = random
@@ -276,6 +279,7 @@ class Transport:
             addresses,
             self._connect,
             lost=self._lost,
+            broken=self._broken,
             clock=self._clock,
             source=self._random,
             sleep=self._sleep,

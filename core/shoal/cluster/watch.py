@@ -100,7 +100,9 @@ class Watch:
         """Boards with data of this cluster that are no members: two or more may believe to be the cluster."""
         seen = (s.hello for s in self._members.strangers() if not s.hello.empty)
         outside = frozenset(hello.node_id for hello in seen if hello.node_id != self._members.own_id)
-        split = outside if len(outside) >= _TWO and self._driver.leader is not None else frozenset()
+        own = self._driver.own
+        inside = self._driver.leader is not None and self._members.is_member(own.node_id, own.incarnation)
+        split = outside if inside and len(outside) >= _TWO else frozenset()
         if split - self._split:
             nodes = ",".join(sorted(split))
             _tell(telemetry.CLUSTER_SPLIT_BRAIN_DETECTED, nodes=nodes)
@@ -133,7 +135,9 @@ class Watch:
         members, own = self._members, self._driver.own
         if not members.configuration.members:
             return False
-        return not members.is_member(own.node_id, own.incarnation) or bool(self._refused_by)
+        if not members.is_member(own.node_id, own.incarnation):
+            return True
+        return self._driver.leader is None and bool(self._refused_by)
 
     def obstacle(self) -> Unavailable | None:
         """Why this node cannot serve what is asked of it, and what to do about it; None when it can."""

@@ -91,6 +91,12 @@ class ServedStore(Protocol):
     async def wait_for(self, position: int, timeout_ms: int) -> None:
         """Until `position` can be read. Raises Timeout."""
 
+    async def settle_reads(self, consistency: Consistency | None) -> None:
+        """Until what a read of this consistency must see is here; then it is read with `local`.
+
+        Raises NoLeader, Timeout.
+        """
+
     async def aggregate(
         self,
         stream_id: str,

@@ -15,7 +15,7 @@ from shoal.http.params import PageLimit, Position, ReadQuery, Text, Texts
 from shoal.http.routing import Answer, Body, Route
 from shoal.model.payload import check_event_id, check_stream_id
 from shoal.model.query import check_filter, check_query
-from shoal.types import Consistency, Direction, Event, EventFilter, Limits, Query, QueryItem
+from shoal.types import Direction, Event, EventFilter, Limits, Query, QueryItem
 
 _READ_MEDIA: Final = (*negotiation.PLAIN, negotiation.SSE)
 
@@ -91,11 +91,7 @@ async def read(call: Call, query: EventsRead) -> web.StreamResponse:
         sse.check_live(query.direction, query.limit)
         return await sse.tail_all(call, selection, (query.after or 0) if resumed is None else resumed)
     page = await call.store.streams.read_events(
-        selection,
-        query.after,
-        call.page_limit(query.limit),
-        query.direction,
-        consistency=query.consistency,
+        selection, query.after, call.page_limit(query.limit), query.direction, consistency="local"
     )
     return call.answer_read(answers.all_page(page, call.media))
 
@@ -122,7 +118,7 @@ async def query_events(call: Call, query: QueryRead) -> web.StreamResponse:
     )
     _check(selection, limits)
     page = await call.store.streams.read_events(
-        selection, sent.after, call.page_limit(sent.limit), consistency=query.consistency
+        selection, sent.after, call.page_limit(sent.limit), consistency="local"
     )
     return call.answer_read(answers.all_page(page, call.media))
 
@@ -134,15 +130,15 @@ async def find(call: Call, query: EventById) -> web.StreamResponse:
     if query.stream is not None:
         check_stream_id(query.stream, call.context.limits, "stream")
         call.access.check(query.stream)
-    event = await _find_own(call, event_id, query.stream, query.consistency)
+    event = await _find_own(call, event_id, query.stream)
     return call.answer_read(answers.event(event, call.media))
 
 
-async def _find_own(call: Call, event_id: str, stream_id: str | None, consistency: Consistency) -> Event:
+async def _find_own(call: Call, event_id: str, stream_id: str | None) -> Event:
     """The event, as if the streams that the token is not for were not there. Raises NotFound, Ambiguous."""
     streams, access = call.store.streams, call.access
     try:
-        event = await streams.find_event(event_id, stream_id, consistency=consistency)
+        event = await streams.find_event(event_id, stream_id, consistency="local")
     except Ambiguous as error:
         own = [each for each in error.facts["candidates"] if access.allows(each["stream_id"])]
         if len(own) > 1:

@@ -10,7 +10,7 @@ from aiohttp import web
 from shoal.http import answers, negotiation
 from shoal.http.context import Call
 from shoal.http.pacing import write_parts
-from shoal.types import JSON, Consistency, Direction
+from shoal.types import JSON, Direction
 
 _PAGE: Final = 1000
 _encode: Final = msgspec.json.Encoder().encode
@@ -25,15 +25,13 @@ def one_line(document: bytes) -> bytes:
     )
 
 
-async def read(
-    call: Call, start: int | None, limit: int, direction: Direction, consistency: Consistency
-) -> web.StreamResponse:
+async def read(call: Call, start: int | None, limit: int, direction: Direction) -> web.StreamResponse:
     """Up to `limit` events, a page in memory at a time, closed by `{"end":true,"version":n}`. Raises TooBusy.
 
     Once it has begun, it waits until there is room for the largest page before it reads the next one.
     """
     room = call.context.room
-    page = await _read(call, start, limit, direction, consistency)
+    page = await _read(call, start, limit, direction)
     response = web.StreamResponse(
         headers={"ETag": f'"{page.version}"', **call.context.reply_headers(call.store)}
     )
@@ -45,7 +43,7 @@ async def read(
     del page
     while following is not None and limit > 0:
         async with room.wait(call.context.limits.page_bytes) as hold:
-            page = await _read(call, following, limit, direction, "local")
+            page = await _read(call, following, limit, direction)
             hold.resize(len(page.lines))
             await write_parts(response, page.lines)
             limit, following = limit - page.size, page.next
@@ -64,11 +62,9 @@ class _Page(NamedTuple):
     next: int | None
 
 
-async def _read(
-    call: Call, start: int | None, limit: int, direction: Direction, consistency: Consistency
-) -> _Page:
+async def _read(call: Call, start: int | None, limit: int, direction: Direction) -> _Page:
     page = await call.store.streams.read_page(
-        call.stream_id, start, min(limit, _PAGE), direction, consistency=consistency
+        call.stream_id, start, min(limit, _PAGE), direction, consistency="local"
     )
     lines = [one_line(_encode(answers.event(event, JSON))) for event in page.events]
     return _Page(b"\n".join([*lines, b""]) if lines else b"", len(page.events), page.version, page.next)

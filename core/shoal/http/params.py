@@ -11,14 +11,14 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 from msgspec import Meta, inspect
 
 from shoal.errors import InvalidRequest
-from shoal.types import MAX_VERSION
+from shoal.types import MAX_VERSION, Consistency
 
 _DIGITS: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -55,9 +55,15 @@ class NoQuery(msgspec.Struct, frozen=True):
 
 
 class ReadQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """What every read takes. On one board all consistencies are the same."""
+    """What every read takes. On one board all are the same."""
 
-    consistency: Literal["local", "leader", "linearizable"] = "leader"
+    consistency: Annotated[
+        Consistency,
+        Meta(
+            description="`local`: what this board has; `leader`: all that its leader has; `linearizable`: all that "
+            "was acknowledged by anyone before."
+        ),
+    ] = "leader"
     wait_for: (
         Annotated[int, Meta(ge=0, le=MAX_VERSION, description="Answer once this position is there.")] | None
     ) = None

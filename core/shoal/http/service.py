@@ -29,7 +29,7 @@ from shoal.http import (
 )
 from shoal.http.alone import Alone
 from shoal.http.auth import ACCESS, EVERYTHING, Door, Tokens, decode_access
-from shoal.http.context import Call, Context, ServedCluster, ServedNode
+from shoal.http.context import Call, Context, ServedCluster, ServedNode, ServedStore
 from shoal.http.pacing import Paced
 from shoal.http.params import ReadQuery
 from shoal.http.routing import DEFAULT_PATH, STORE_PATH, Route, Router
@@ -134,8 +134,8 @@ class Service:
         query = (
             params.parse(route.query, raw_query, context.maxima) if raw_query else self._default(route.query)
         )
-        if isinstance(query, ReadQuery) and query.wait_for is not None:
-            await call.store.wait_for(query.wait_for, query.wait_ms)
+        if isinstance(query, ReadQuery):
+            await _settle(call.store, query)
         if route.offers:
             call.media = negotiation.answer_type(request.headers.get("Accept"), route.offers)
         response = await route.handler(call, query)
@@ -167,6 +167,13 @@ class Service:
                     pointer="store",
                 )
         return ids
+
+
+async def _settle(store: ServedStore, query: ReadQuery) -> None:
+    """Until the store is as new here as the read must see it. Raises NoLeader, Timeout."""
+    if query.wait_for is not None:
+        await store.wait_for(query.wait_for, query.wait_ms)
+    await store.settle_reads(query.consistency)
 
 
 def _target(raw_path: str) -> str:

@@ -51,7 +51,7 @@ def _payloads(raw: bytes, content_type: str | None, limits: Limits) -> _Payloads
 
 async def listing(call: Call, query: ReadQuery) -> web.StreamResponse:
     """All usable snapshots, ascending by version. Raises InvalidRequest where they are more than a page holds."""
-    saved = await call.store.snapshots.list(call.stream_id, consistency=query.consistency)
+    saved = await call.store.snapshots.list(call.stream_id, consistency="local")
     _refuse_more_than_a_page(saved, call.context.limits)
     return call.answer_read(answers.SnapshotList([answers.snapshot(each, call.media) for each in saved]))
 
@@ -70,13 +70,13 @@ def _refuse_more_than_a_page(saved: Sequence[Snapshot], limits: Limits) -> None:
 
 async def latest(call: Call, query: ReadQuery) -> web.StreamResponse:
     """The one with the highest version."""
-    saved = await call.store.snapshots.load(call.stream_id, consistency=query.consistency)
+    saved = await call.store.snapshots.load(call.stream_id, consistency="local")
     return call.answer_read(answers.snapshot(saved, call.media))
 
 
 async def load(call: Call, query: ReadQuery) -> web.StreamResponse:
     """The one of exactly this version."""
-    saved = await call.store.snapshots.load_at(call.stream_id, call.version, consistency=query.consistency)
+    saved = await call.store.snapshots.load_at(call.stream_id, call.version, consistency="local")
     return call.answer_read(answers.snapshot(saved, call.media))
 
 

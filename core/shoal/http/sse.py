@@ -72,7 +72,7 @@ async def _position_before(call: Call, start: int) -> int:
     if start == 0:
         return 0
     try:
-        page = await call.store.streams.read_page(call.stream_id, start, 1)
+        page = await call.store.streams.read_page(call.stream_id, start, 1, consistency="local")
     except StreamNotFound:
         return head
     return page.events[0].position - 1 if page.events else head

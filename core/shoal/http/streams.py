@@ -68,13 +68,13 @@ async def read(call: Call, query: StreamRead) -> web.StreamResponse:
         with suppress(
             StreamNotFound
         ):  # it may come; one that was deleted for ever is told before the answer begins
-            await call.store.streams.read_page(call.stream_id, None, 1)
+            await call.store.streams.read_page(call.stream_id, None, 1, consistency="local")
         return await sse.tail_stream(call, query.from_ or 0, resumed)
     limit = call.page_limit(query.limit)
     if call.media == negotiation.NDJSON:
-        return await ndjson.read(call, query.from_, limit, query.direction, query.consistency)
+        return await ndjson.read(call, query.from_, limit, query.direction)
     page = await call.store.streams.read_page(
-        call.stream_id, query.from_, limit, query.direction, consistency=query.consistency
+        call.stream_id, query.from_, limit, query.direction, consistency="local"
     )
     headers = {"ETag": f'"{page.version}"'}
     if page.next is not None:
@@ -84,13 +84,13 @@ async def read(call: Call, query: StreamRead) -> web.StreamResponse:
 
 async def read_event(call: Call, query: ReadQuery) -> web.StreamResponse:
     """One event by its version."""
-    event = await call.store.streams.read_event(call.stream_id, call.version, consistency=query.consistency)
+    event = await call.store.streams.read_event(call.stream_id, call.version, consistency="local")
     return call.answer_read(answers.event(event, call.media))
 
 
 async def head(call: Call, query: ReadQuery) -> web.StreamResponse:
     """The version as ETag."""
-    version = await call.store.streams.get_version(call.stream_id, consistency=query.consistency)
+    version = await call.store.streams.get_version(call.stream_id, consistency="local")
     if version < 0:
         await call.store.streams.read_page(
             call.stream_id, None, 1, consistency="local"
@@ -107,7 +107,7 @@ async def listing(call: Call, query: StreamListing) -> web.StreamResponse:
         query.after,
         limit,
         system=query.system or (query.prefix or pattern or "").startswith("$"),
-        consistency=query.consistency,
+        consistency="local",
     )
     headers = {}
     if page.next is not None:
@@ -136,11 +136,7 @@ async def delete(call: Call, query: Deletion) -> web.StreamResponse:
 async def aggregate(call: Call, query: Folding) -> web.StreamResponse:
     """The stream folded into one state."""
     result = await call.store.aggregate(
-        call.stream_id,
-        finalize=query.finalize,
-        fold=query.fold,
-        at=query.at,
-        consistency=query.consistency,
+        call.stream_id, finalize=query.finalize, fold=query.fold, at=query.at, consistency="local"
     )
     return call.answer_read(answers.folded(result))
 

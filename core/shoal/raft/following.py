@@ -54,9 +54,7 @@ class Following:
 
     def _hear(self, sender: str, timeout_ms: int) -> None:
         state = self._state
-        if state.role == "leader":
-            raise ProtocolViolation(f"{sender} and {state.own.node_id} both lead in term {state.term}")
-        if state.leader not in (None, sender):
+        if state.leader not in (None, sender):  # the own one, on a leader
             raise ProtocolViolation(f"{sender} and {state.leader} both lead in term {state.term}")
         state.timeout_ms = timeout_ms
         state.follow(state.term, sender)

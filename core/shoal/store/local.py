@@ -39,6 +39,10 @@ class LocalStore:
         """Wait until the head is at `position`. Raises Timeout."""
         await self._context.wait_for(position, timeout_ms)
 
+    async def settle_reads(self, consistency: Consistency | None) -> None:
+        """See StoreContext.settle_reads."""
+        await self._context.settle_reads(consistency)
+
     async def aggregate(
         self,
         stream_id: str,

@@ -55,6 +55,7 @@ from shoal.types import (
     AppendedMany,
     CaughtUp,
     Condition,
+    Consistency,
     Direction,
     Event,
     EventFilter,
@@ -410,6 +411,9 @@ class MemoryStore:
                 await memory.grown.wait_for(lambda: memory.state.position >= position)
         except TimeoutError:
             raise Timeout(f"position {position} did not come within {timeout_ms} ms") from None
+
+    async def settle_reads(self, consistency: Consistency | None) -> None:
+        """Everything is here."""
 
     async def aggregate(
         self,

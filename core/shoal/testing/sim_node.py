@@ -100,7 +100,7 @@ class SimNode:
         self.name = config.node_id
         self.rng = rng
         self.clock = SimClock(loop, rng)
-        self.usual = DiskFaults(sync_delay_ms=rng.choice((0.05, 1, 5, 20)))
+        self.usual = DiskFaults(sync_delay_ms=rng.choice((0.05, 1, 10, 40)))
         self.faults = self.usual
         """How its disk is now; `usual` where nothing is wrong with it."""
         self.life: Life | None = None

@@ -105,13 +105,15 @@ Examples:
 def issue(node_id: str, *, directory: Path, new_key: bool, enrols: bool, ca_dir: Path, as_json: bool) -> None:
     """Write a node's key and certificate into a directory, as for an SD card.
 
-    Again on the same directory it renews the certificate; a running shoald uses it within seconds.
+    Again on the same directory it renews the certificate; a running shoald uses it within seconds. Give new keys to
+    one board at a time, while the cluster runs: the others must hear of a key before they trust it.
     """
     from shoal.cluster import identity
     from shoal.cluster.authority import copy_authority, load_authority
     from shoal.cluster.certificates import CertificateError, subject_of
 
     authorities = load_authority(ca_dir)
+    _check_node_id(node_id)
     with _mistakes("--to"):
         certificate = directory / identity.CERTIFICATE_FILE
         if certificate.exists():
@@ -154,13 +156,12 @@ def token(node_id: str, *, minutes: int, ca_dir: Path, as_json: bool) -> None:
     Answered by whatever runs on this directory: `shoal ca serve`, or the shoald whose --tls-dir it is.
     """
     from shoal.cluster.authority import load_authority
-    from shoal.cluster.certificates import fingerprint, make_key, make_request
+    from shoal.cluster.certificates import fingerprint
     from shoal.cluster.join_tokens import TokenText, write_token
 
     authorities = load_authority(ca_dir)
-    with _mistakes("NODE_ID"):
-        if node_id:
-            make_request(node_id, make_key())
+    if node_id:
+        _check_node_id(node_id)
     tokens = JoinTokens(ca_dir)
     secret, kept = tokens.add(node_id, lifetime_s=minutes * 60, created_us=time.time_ns() // 1000)
     text = write_token(TokenText(fingerprint(authorities.signing.certificate), secret))
@@ -362,6 +363,14 @@ def _mistakes(key: str) -> Iterator[None]:
         raise Failure(
             "the token file holds no join token; write it as `shoal ca token` printed it", 2
         ) from error
+
+
+def _check_node_id(node_id: str) -> None:
+    """Before anything is written for it."""
+    from shoal.cluster.certificates import make_key, make_request
+
+    with _mistakes("NODE_ID"):
+        make_request(node_id, make_key())
 
 
 def _authority_fields(ca_dir: Path, authorities: Authorities) -> dict[str, Any]:

@@ -77,7 +77,7 @@ Examples:
 @target_options
 def transfer_leader(node: str | None, *, target: Target, as_json: bool) -> None:
     """Hand leadership to NODE, or to the member that is furthest. Nothing is lost, writes wait for a moment."""
-    view = _change(target, "transfer-leader", {"node_id": node})
+    view = _change(target, "transfer-leader", {"node_id": node}, lambda view: node in {None, view["leader"]})
     _done(view, f"{view['leader'] or node or 'another board'} leads now", as_json=as_json)
 
 
@@ -115,7 +115,7 @@ def add(board: str, *, role: str, adopt: Path | None, target: Target, as_json: b
     """
     body: dict[str, Any] = {"role": role, "address" if _ADDRESS.fullmatch(board) else "node_id": board}
     if adopt is None:
-        view = _change(target, "join", body)
+        view = _change(target, "join", body, lambda view: board in _names(view))
         _done(view, f"{board} is added; it votes as soon as it has caught up", as_json=as_json)
         return
     from shoal_host.adopt import adopt as give
@@ -125,17 +125,17 @@ def add(board: str, *, role: str, adopt: Path | None, target: Target, as_json: b
         f"{adopted.events} events of {adopted.streams} streams are in the cluster, digest {adopted.digest[:16]}"
     )
     note(f"{adopt} is now {adopted.moved_to}; start {board} with an empty data directory, it is waited for")
-    view = _with_boards(target, lambda boards: _add_when_met(boards, body))
+    view = _with_boards(target, lambda boards: _add_when_met(boards, board, body))
     _done(view | {"adopted": adopted.fields()}, f"{board} is added", as_json=as_json)
 
 
-async def _add_when_met(boards: Boards, body: dict[str, Any]) -> View:
+async def _add_when_met(boards: Boards, board: str, body: dict[str, Any]) -> View:
     """As soon as the board has been started. Raises NotFound when it is not."""
     async with asyncio.timeout(None) as patience:
         patience.reschedule(asyncio.get_running_loop().time() + ADOPTED_WAIT_S)
         while True:
             try:
-                return await boards.change("join", body)
+                return await boards.change("join", body, lambda view: board in _names(view))
             except NotFound:
                 await asyncio.sleep(AGAIN_S)
 
@@ -154,7 +154,7 @@ def remove(node: str, *, target: Target, as_json: bool) -> None:
     The removed board keeps its data and takes no requests any more. To take it back, move its data directory aside,
     start it and add it.
     """
-    view = _change(target, "leave", {"node_id": node})
+    view = _change(target, "leave", {"node_id": node}, lambda view: node not in _names(view))
     _done(view, f"{node} is no member any more", as_json=as_json)
 
 
@@ -168,7 +168,7 @@ Example:
 @target_options
 def promote(node: str, *, target: Target, as_json: bool) -> None:
     """Make a member vote that was added with --role learner."""
-    view = _change(target, "promote", {"node_id": node})
+    view = _change(target, "promote", {"node_id": node}, lambda view: node in _names(view, voting=True))
     _done(view, f"{node} votes now", as_json=as_json)
 
 
@@ -242,8 +242,14 @@ def _done(view: View, text: str, *, as_json: bool) -> None:
         click.echo(one_line(text))
 
 
-def _change(target: Target, what: str, body: dict[str, Any]) -> View:
-    return _with_boards(target, lambda boards: boards.change(what, body))
+def _names(view: View, *, voting: bool = False) -> set[str]:
+    """Node ids and peer addresses of the members."""
+    members = [member for member in view["members"] if not voting or member["role"] != "learner"]
+    return {name for member in members for name in (member["id"], *member["addresses"])}
+
+
+def _change(target: Target, what: str, body: dict[str, Any], done: Callable[[View], bool]) -> View:
+    return _with_boards(target, lambda boards: boards.change(what, body, done))
 
 
 def _with_boards(target: Target, use: Callable[[Boards], Awaitable[T]]) -> T:

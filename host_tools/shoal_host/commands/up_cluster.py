@@ -208,7 +208,7 @@ async def _run(boards: Boards, agent_interval_s: float | None, *, as_json: bool)
         if agent_interval_s is not None:
             agent = await start_agent(first, agent_interval_s, _ignore)
         _announce(boards, leader, as_json=as_json)
-        extra = _beside(boards, first, leader, with_agent=agent is not None, as_json=as_json)
+        extra = _beside(boards, first, leader, agent, as_json=as_json)
         await stopping
     finally:
         for task in (starting, *extra):
@@ -229,19 +229,25 @@ async def _start(boards: Boards) -> str:
 
 
 def _beside(
-    boards: Boards, first: LocalNode, leader: str, *, with_agent: bool, as_json: bool
+    boards: Boards, first: LocalNode, leader: str, agent: Child | None, *, as_json: bool
 ) -> list[asyncio.Task[None]]:
     """What goes on for a person: who leads, readings, and keys at a terminal."""
     from shoal_host.commands.up import show_readings
 
+    tasks = [] if agent is None else [asyncio.create_task(_tell_end(agent))]
     if as_json:
-        return []
-    tasks = [asyncio.create_task(_tell_leader(boards, leader))]
-    if with_agent:
+        return tasks
+    tasks.append(asyncio.create_task(_tell_leader(boards, leader)))
+    if agent is not None:
         tasks.append(asyncio.create_task(show_readings(first)))
     if sys.stdin.isatty():
         tasks.append(asyncio.create_task(_listen(boards)))
     return tasks
+
+
+async def _tell_end(agent: Child) -> None:
+    code = await agent.ended()
+    note(f"shoal: {Died(agent, code)}\nthe boards go on without it")
 
 
 async def _tell_leader(boards: Boards, told: str) -> None:

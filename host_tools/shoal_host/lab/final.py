@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
+from shoal.errors import Unavailable
 from shoal.testing.history import Placed
 from shoal_host.lab.calls import placed_event
 from shoal_host.lab.cluster import LabNode
 
 CONVERGE_S: Final = 60.0
-_PAGE: Final = 2_000
+_PAGE: Final = 1_000
 _POLL_S: Final = 0.2
 
 
 async def read_final(nodes: Sequence[LabNode]) -> tuple[list[Placed], list[str]]:
-    """The events of the first node, and a sentence for each node that has others or does not answer."""
+    """The events of the first node, and a sentence for each node that has others. Raises Unavailable."""
     found = await _converge(nodes)
     stores = await asyncio.gather(*(_events(node) for node in nodes))
     digests = {node.node_id: digest(store) for node, store in zip(nodes, stores, strict=True)}
@@ -58,15 +60,21 @@ async def _events(node: LabNode) -> list[Placed]:
     events: list[Placed] = []
     after = 0
     while True:
-        page: dict[str, Any] | None = await node.ask(
-            f"/v1/events?after={after}&limit={_PAGE}&consistency=local"
-        )
-        if page is None:
-            return events
+        page = await _page(node, f"/v1/events?after={after}&limit={_PAGE}&consistency=local")
         events += map(placed_event, page["events"])
         if page["next"] >= page["head"]:
             return events
         after = page["next"]
+
+
+async def _page(node: LabNode, path: str) -> dict[str, Any]:
+    """What the node answers, once it does. Raises Unavailable."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CONVERGE_S):
+            while (page := await node.ask(path)) is None:  # noqa: ASYNC110 - another process has no event to wait on
+                await asyncio.sleep(_POLL_S)
+            return page
+    raise Unavailable(f"{node.node_id} does not tell its events, though all is healed")
 
 
 def _difference(one: LabNode, store: Sequence[Placed], other: LabNode, others: Sequence[Placed]) -> str:

@@ -48,9 +48,13 @@ class Kept(msgspec.Struct, frozen=True, tag_field="line", tag="final"):
 
 
 class Found(msgspec.Struct, frozen=True, tag_field="line", tag="found"):
-    """Something wrong that no checker can see again in the file, such as a node that died."""
+    """Something wrong that no checker can see again in the file, such as a node that died.
+
+    `fatal`: the run could not go on, and what the store held at the end is not known.
+    """
 
     what: str
+    fatal: bool = False
 
 
 Line = Began | Did | Stayed | Kept | Found

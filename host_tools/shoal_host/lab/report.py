@@ -61,6 +61,8 @@ def judge(lines: Sequence[Line], *, elections: int | None = None, history: str =
     final = [line.event for line in lines if isinstance(line, Kept)]
     rows = fault_rows(operations, [line for line in lines if isinstance(line, Stayed)], began)
     found = [line.what for line in lines if isinstance(line, Found)]
+    if not any(isinstance(line, Found) and line.fatal for line in lines):
+        found += [*idle(rows, began.nodes), *check(History(operations, final))]
     return Report(
         seed=began.seed,
         nodes=began.nodes,
@@ -71,7 +73,7 @@ def judge(lines: Sequence[Line], *, elections: int | None = None, history: str =
         events=len(final),
         outcomes=dict(Counter(map(_outcome, operations)).most_common()),
         faults=rows,
-        violations=[*found, *idle(rows, began.nodes), *check(History(operations, final))],
+        violations=found,
         elections=elections,
         history=history,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, Unavailable
 from shoal_host.lab import namespaces
 from shoal_host.lab.cluster import LabCluster
 from shoal_host.lab.final import read_final
@@ -61,16 +61,15 @@ async def run(plan_: Plan, tell: Callable[[str], None]) -> Report:
         tell(f"starting {plan_.nodes} node(s) on {network.name}, seed {plan_.seed}, in {plan_.data_dir}")
         async with LabCluster(places, network, died) as cluster:
             first_term = await cluster.term()
-            await _torment(cluster, plan_, episodes, recorder, tell)
-            elections = await cluster.term() - first_term
-            tell("all nodes are killed and started again, then their events are compared")
-            await _restart_all(cluster)
-            final, differences = await read_final(cluster.nodes)
-            await drain_all(plan_.seed, cluster.nodes, recorder)
-        for what in differences:
-            recorder.add(Found(what))
-        for event in final:
-            recorder.add(Kept(event))
+            elections = None
+            try:
+                await _torment(cluster, plan_, episodes, recorder, tell)
+                elections = await cluster.term() - first_term
+                tell("all nodes are killed and started again, then their events are compared")
+                await _restart_all(cluster)
+                await _look(cluster, plan_, recorder)
+            except Unavailable as error:  # a node that does not come back is what the lab is there to find
+                recorder.add(Found(f"the run could not go on: {error}", fatal=True))
     tell(f"judging {sum(1 for _ in recorder.lines):,} lines of history")
     return judge(recorder.lines, elections=elections, history=str(path))
 
@@ -105,6 +104,16 @@ async def _torment(
         workload.check()
 
 
+async def _look(cluster: LabCluster, plan_: Plan, recorder: Recorder) -> None:
+    """At what the store holds in the end, and at what its subscription has left."""
+    final, differences = await read_final(cluster.nodes)
+    await drain_all(plan_.seed, cluster.nodes, recorder)
+    for what in differences:
+        recorder.add(Found(what))
+    for event in final:
+        recorder.add(Kept(event))
+
+
 async def _restart_all(cluster: LabCluster) -> None:
     """Kill all at once: what was acknowledged must be on disks, not in memories."""
     await asyncio.gather(*(node.kill() for node in cluster.nodes))
@@ -115,7 +124,9 @@ async def _place(plan_: Plan) -> tuple[Network, list[Place]]:
     """The network, and where each node is in it."""
     numbers = range(plan_.nodes)
     node_ids = [f"n{number + 1}" for number in numbers]
-    tls = issue_identities(plan_.data_dir / "tls", node_ids) if plan_.nodes > 1 else {}
+    tls: dict[str, Path] = {}
+    if plan_.nodes > 1:
+        tls = await asyncio.to_thread(issue_identities, plan_.data_dir / "tls", node_ids)
     if await _has_namespaces(plan_):
         network: Network = namespaces.Namespaces(plan_.nodes)
         ports = [(_HTTP_PORT, _PEER_PORT)] * plan_.nodes
