@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,6 +59,27 @@ def test_nats_syncs_before_it_answers() -> None:
     assert "sync_interval: always" in text
     assert 'store_dir: "data"' in text
     assert "listen: 127.0.0.1:2, routes: [nats://127.0.0.1:3]" in text
+
+
+async def test_nats_is_asked_again_while_it_is_not_done_with_the_last_message() -> None:
+    errors = pytest.importorskip("nats.js.errors", reason="nats-py comes with the extra `bench`")
+    codes = [None, 10164, None, 10071]
+    expected: list[str] = []
+
+    class JetStream:
+        async def publish(self, subject: str, data: bytes, headers: dict[str, str]) -> object:
+            expected.extend(headers.values())
+            code = codes[len(expected) - 1]
+            if code is not None:
+                raise errors.BadRequestError(code=400, err_code=code)
+            return SimpleNamespace(seq=len(expected))
+
+    append = nats._writer(JetStream(), "bench.x")
+    await append()
+    await append()
+    with pytest.raises(errors.BadRequestError):
+        await append()
+    assert expected == ["0", "1", "1", "3"]
 
 
 def test_a_server_is_looked_for_where_it_may_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Three etcd on loopback, by `aetcd`, its client for asyncio; the server is Debian's `etcd-server`.
 
+`etcd3`, which `aetcd` comes from, is of 2020 and cannot be imported beside the protobuf of today.
+
 Each append is a transaction: the key must be new, as an expected version says here. etcd syncs its log before a
 member counts for the majority, which is its default.
 """

@@ -27,6 +27,8 @@ NODES: Final = 3
 _STREAM: Final = "bench"
 _READY_S: Final = 20.0
 _PAUSE_S: Final = 0.1
+_STILL_IN_PROCESS: Final = 10164
+"""Refused while the server is not done with the subject's last message, which it has acknowledged: try again."""
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 
 
@@ -104,12 +106,22 @@ async def _load(ports: list[int], connections: int, seconds: float, prefix: str)
 
 
 def _writer(jetstream: Any, subject: str) -> Append:
+    from nats.js.errors import BadRequestError
+
     numbers = count()
     last = 0
 
     async def append() -> None:
         nonlocal last
-        ack = await jetstream.publish(subject, payload_json(next(numbers)), headers={_EXPECTED: str(last)})
-        last = ack.seq
+        data, headers = payload_json(next(numbers)), {_EXPECTED: str(last)}
+        while True:
+            try:
+                ack = await jetstream.publish(subject, data, headers=headers)
+            except BadRequestError as error:
+                if error.err_code != _STILL_IN_PROCESS:
+                    raise
+            else:
+                last = ack.seq
+                return
 
     return append

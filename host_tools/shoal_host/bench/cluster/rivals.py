@@ -52,7 +52,7 @@ RIVALS: Final = (
 )
 _OURS: Final = {
     "cluster-http": "HTTP to any node, 64 keep-alive connections",
-    "cluster-connect": "shoal.connect to any node, 64 clients",
+    "cluster-connect": "shoal.connect, 64 clients, each told of one node",
 }
 
 
@@ -77,7 +77,8 @@ async def appends(bench: Bench) -> list[Row]:
         for phase in range(PHASES):
             disk.append(probe_disk(directory, sizes.probe_s).rate)
             for name, job, target in jobs:
-                found[name].append(await call(Load, job, target, CONNECTIONS, sizes.phase_s, f"p{phase}"))
+                prefix = f"{name}-{phase}"
+                found[name].append(await call(Load, job, target, CONNECTIONS, sizes.phase_s, prefix))
     bench.done_with(directory)
     return rows(found, Spread.of(disk).median)
 
