@@ -90,9 +90,9 @@ class ClusterNode:
             node.driver,
             self.members,
             node.means.clock,
-            applied=lambda: node.sequencer.applied_index,
+            applied=lambda: node.applied_index,
             beginning=lambda: self._beginning.status,
-            has_store=lambda: bool(node.stores),
+            has_store=lambda: bool(node.stores) or node.driver.core.is_witness,
         )
         self._beginning = Beginning(node, self.transport, self._begin_group)
 
@@ -313,7 +313,7 @@ class ClusterNode:
             alive=self.is_alive,
             strangers=self.members.strangers(),
             removed=self.watch.removed,
-            status="" if obstacle is None else obstacle.detail,
+            status=self.node.journal_only.status or ("" if obstacle is None else obstacle.detail),
         )
 
 

@@ -69,13 +69,23 @@ class Lock:
 
 
 class Opened(msgspec.Struct):
-    """A data directory, recovered; `notes` are sentences for the operator."""
+    """A data directory, recovered; `notes` are sentences for the operator.
+
+    `witness`: the journal is all there is to be. `hollow`: the databases differed from the leader's, and come anew.
+    """
 
     journal: Journal
     engine: Engine
     replayed: int
     notes: list[str]
     empty: bool
+    witness: bool = False
+    hollow: bool = False
+
+    @property
+    def applied(self) -> int | None:
+        """Up to where the databases are; None where there are none."""
+        return None if self.witness or self.hollow else self.engine.applied_index
 
 
 def open_storage(
@@ -105,11 +115,14 @@ def open_storage(
         may_create=not has_data,
     )
     notes += journal.notes
+    witness = _is_witness(journal)
+    if witness:  # what is there was applied before it heard what it was to be
+        _remove_databases(files, [directory, *places.others(generation)])
     try:
         if install is not None:
             complete(files, places, journal, install)
             notes.append(f"a raft_snapshot up to entry {install.index} was being installed; that is done now")
-        engine, replayed = open_databases(journal, places, generation, settings)
+        engine, replayed = open_databases(journal, places, generation, settings, bare=witness)
     except DatabaseCorrupt as error:
         if journal.first_index != 1:
             journal.close()
@@ -126,20 +139,36 @@ def open_storage(
     except BaseException:
         journal.close()
         raise
-    return Opened(journal, engine, replayed, notes + engine.notes, empty=journal.last_index == 0)
+    notes += engine.notes
+    return Opened(journal, engine, replayed, notes, empty=journal.last_index == 0, witness=witness)
+
+
+def _is_witness(journal: Journal) -> bool:
+    own = (journal.identity.node_id, journal.identity.incarnation)
+    return any(m.witness and (m.node_id, m.incarnation) == own for m in journal.configuration.members)
+
+
+def _remove_databases(files: Files, directories: Sequence[Path]) -> None:
+    for directory in directories:
+        for path in [directory / name for name in files.names(directory)] if directory.exists() else []:
+            if path.is_file():
+                files.unlink(path)
 
 
 def open_databases(
-    journal: Journal, places: Places, generation: str, settings: Settings
+    journal: Journal, places: Places, generation: str, settings: Settings, *, bare: bool = False
 ) -> tuple[Engine, int]:
-    """Open a generation and apply what the journal has beyond it; how many entries that were. Raises StorageError."""
+    """Open a generation and apply what the journal has beyond it; how many entries that were. Raises StorageError.
+
+    `bare`: nothing is applied, whatever is in the journal.
+    """
     directory = places.directory(generation)
     suspect = (directory / SUSPECT).exists()
     engine = open_engine(
         directory, settings, journal.identity, lambda name: places.of_store(generation, name)
     )
     try:
-        return engine, _catch_up(journal, engine, directory, suspect=suspect)
+        return engine, 0 if bare else _catch_up(journal, engine, directory, suspect=suspect)
     except BaseException as error:
         engine.close()
         if is_corrupt(error) or isinstance(error, apsw.ConstraintError):  # it holds what it says it does not
