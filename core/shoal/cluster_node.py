@@ -256,6 +256,8 @@ class ClusterNode:
             if self.members.configuration.members:
                 self._beginning.over()  # a member that had begun may have been quicker with the first entry
             self._beginning.tick()
+            if (leader := self._driver.leader) is not None and self._driver.core.hollow:
+                self._copies.fetch(leader)
             self._look_around()
             if self._driver.serves and (self._tending is None or self._tending.done()):
                 self._tending = self._loop.create_task(self.members.tend())

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from shoal.cluster.driver import RaftDriver
 from shoal.config import StorageConfig
 from shoal.errors import Unavailable
-from shoal.raft.messages import Append, Entry, Message
+from shoal.raft.messages import NORMAL, Append, Entry, Message
 from shoal.retention import Retention
 from shoal.storage.journal import Journal
 
@@ -100,4 +100,6 @@ class JournalOnly:
             _log.log(
                 *((logging.ERROR, self.status) if full else (logging.INFO, "the witness has room again"))
             )
-        return not (full and message.entries)
+        return not (
+            full and any(entry.kind == NORMAL for entry in message.entries)
+        )  # a new leader's own are few

@@ -21,7 +21,7 @@ from shoal.clock import Clock
 from shoal.cluster.driver import RaftDriver, found_group
 from shoal.cluster.log_start import read_start
 from shoal.config import Config
-from shoal.errors import DiskFull, ShuttingDown, TransferRefused
+from shoal.errors import DiskFull, ShuttingDown, StateDiverged, TransferRefused
 from shoal.ids import EventIds
 from shoal.journal_only import JournalOnly
 from shoal.leadership import Leadership
@@ -38,7 +38,7 @@ from shoal.storage.importer import Importer
 from shoal.storage.manifest_only import ManifestOnly
 from shoal.storage.means import Means
 from shoal.storage.readers import ReadSetFetcher, StoreReaders
-from shoal.storage.recovery import Lock, Opened, explained, mark_suspect, open_storage
+from shoal.storage.recovery import Lock, Opened, explained, mark_diverged, mark_suspect, open_storage
 from shoal.storage.reserve import Reserve
 from shoal.storage.room import Room
 from shoal.storage.segment import Identity
@@ -313,7 +313,9 @@ class Node:
 
     def fail(self, error: BaseException) -> None:
         """The node can no longer go on."""
-        if is_corrupt(error):
+        if isinstance(error, StateDiverged):
+            self.helper.submit(partial(mark_diverged, self.means.files, self._engine.directory))
+        elif is_corrupt(error):
             self.helper.submit(partial(mark_suspect, self._engine.directory))
         error = explained(error, self._engine.directory)
         self.sequencer.give_up(error)

@@ -92,9 +92,11 @@ class RaftNode:
 
     @property
     def serves(self) -> bool:
-        """Whether it leads with a state machine, knows all that is committed, and hands leadership to nobody."""
+        """Whether it leads with a state machine, has given out all that was committed before it did, and stays."""
         leading = self._leading
-        return leading is not None and leading.serves and leading.target is None and not self.stateless
+        if leading is None or leading.target is not None or self.stateless:
+            return False
+        return leading.serves and self._state.log.handed >= leading.began  # with a slow disk that is later
 
     @property
     def is_witness(self) -> bool:

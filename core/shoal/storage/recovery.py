@@ -24,13 +24,15 @@ import msgspec
 from shoal.errors import ConfigError, DatabaseCorrupt, DataDirLocked, DiskFull, ShoalError, StorageError
 from shoal.storage.engine import CATALOG, Engine, Settings, is_disk_full, open_engine
 from shoal.storage.files import Files
-from shoal.storage.generation import Places, current_generation
-from shoal.storage.install import complete, pending_install
+from shoal.storage.generation import Places, current_generation, write_whole
+from shoal.storage.install import HOLLOW, complete, pending_install
 from shoal.storage.journal import Journal, open_journal
 from shoal.storage.segment import Identity
 from shoal.storage.store_db import is_corrupt
 
 SUSPECT = "SUSPECT"
+DIVERGED = "DIVERGED"
+"""In a directory of databases: they are not what the leader's are, and are not to be served."""
 
 
 _locked_here: set[Path] = set()
@@ -115,6 +117,12 @@ def open_storage(
         may_create=not has_data,
     )
     notes += journal.notes
+    if (directory / DIVERGED).exists():
+        _set_aside(files, places, generation)
+        notes.append(
+            f"{directory} was not what the leader had; it was set aside, and comes anew from the leader"
+        )
+    hollow = (places.root / HOLLOW).exists()
     witness = _is_witness(journal)
     if witness:  # what is there was applied before it heard what it was to be
         _remove_databases(files, [directory, *places.others(generation)])
@@ -122,7 +130,7 @@ def open_storage(
         if install is not None:
             complete(files, places, journal, install)
             notes.append(f"a raft_snapshot up to entry {install.index} was being installed; that is done now")
-        engine, replayed = open_databases(journal, places, generation, settings, bare=witness)
+        engine, replayed = open_databases(journal, places, generation, settings, bare=witness or hollow)
     except DatabaseCorrupt as error:
         if journal.first_index != 1:
             journal.close()
@@ -133,14 +141,15 @@ def open_storage(
         notes.append(
             f"the database was damaged ({error.detail}); it was set aside and rebuilt from the journal"
         )
-        for each in (directory, *places.others(generation)):
-            _quarantine(files, each)
+        _quarantine_all(files, places, generation)
         engine, replayed = open_databases(journal, places, generation, settings)
     except BaseException:
         journal.close()
         raise
     notes += engine.notes
-    return Opened(journal, engine, replayed, notes, empty=journal.last_index == 0, witness=witness)
+    return Opened(
+        journal, engine, replayed, notes, empty=journal.last_index == 0, witness=witness, hollow=hollow
+    )
 
 
 def _is_witness(journal: Journal) -> bool:
@@ -212,6 +221,17 @@ def _committed(journal: Journal, engine: Engine) -> int:
     return engine.newest_applied
 
 
+def _set_aside(files: Files, places: Places, generation: str) -> None:
+    """Put databases that diverged aside. Until a copy is installed the board has none: word of that goes first."""
+    write_whole(files, places.root / HOLLOW, b"")
+    _quarantine_all(files, places, generation)
+
+
+def _quarantine_all(files: Files, places: Places, generation: str) -> None:
+    for directory in (*places.others(generation), places.directory(generation)):
+        _quarantine(files, directory)
+
+
 def _quarantine(files: Files, directory: Path) -> None:
     """Set a directory of databases aside beside itself, and make an empty one in its place."""
     root = directory.parent
@@ -226,6 +246,11 @@ def _quarantine(files: Files, directory: Path) -> None:
 def mark_suspect(directory: Path) -> None:
     """Leave word for the next start that SQLite found the files damaged."""
     (directory / SUSPECT).touch()
+
+
+def mark_diverged(files: Files, directory: Path) -> None:
+    """Leave word for the next start, durably, that these databases are not what the leader's are."""
+    write_whole(files, directory / DIVERGED, b"")
 
 
 def explained(error: BaseException, directory: Path) -> BaseException:
