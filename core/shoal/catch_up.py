@@ -12,13 +12,16 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
 
 from shoal.errors import DiskFull, ShoalError, TransferRefused
 from shoal.node import Node
+from shoal.storage.exporter import Exporter
 from shoal.storage.importer import Importer
+from shoal.storage.manifest_only import ManifestOnly, for_a_witness
 from shoal.storage.workers import Worker, run_job
 
 AHEAD_CHUNKS: Final = 16
@@ -109,10 +112,7 @@ class CatchUp:
     async def _receive(self, source: str) -> None:
         _log.warning("the journals of the others begin after this node's last entry: copying from %s", source)
         try:
-            importer = self._importer
-            if importer is None:
-                importer = self._importer = await run_job(self._thread(), self._node.make_importer)
-            await self._take_all(source, importer)
+            copy = await self._take_all(source)
         except (TransferRefused, DiskFull, TimeoutError, ConnectionError) as error:
             _log.warning("the copy from %s did not come whole, it goes on by itself: %s", source, error)
             await asyncio.sleep(AGAIN_S)
@@ -120,12 +120,15 @@ class CatchUp:
             self._node.fail(error)
         else:
             _log.warning("the copy from %s is here: this node begins again with it", source)
-            self._node.install = importer
+            self._node.install = copy
             self._arrived()
             return  # and stays as it is until the node has ended
         self._receiving = None
 
-    async def _take_all(self, source: str, importer: Importer) -> None:
+    async def _take_all(self, source: str) -> Importer | ManifestOnly:
+        importer = self._importer
+        if importer is None:
+            importer = self._importer = await run_job(self._thread(), self._node.make_importer)
         self._transfer = transfer = self._node.random.getrandbits(48)
         self._chunks = asyncio.Queue()
         if not self._send(source, AskCopy(transfer, importer.cursor)):
@@ -138,10 +141,16 @@ class CatchUp:
                 raise TransferRefused(word.why)
             if word.number != number:
                 raise ConnectionError("a piece was lost")
+            if number == 0 and (beginning := self._for_a_witness(word.data)) is not None:
+                return beginning
             await run_job(self._thread(), partial(importer.feed, word.data))
             number += 1
             self._received = number
             self._send(source, CopyTaken(transfer, number))
+        return importer
+
+    def _for_a_witness(self, chunk: bytes) -> ManifestOnly | None:
+        return for_a_witness(chunk, self._node.config.cluster_id, self._node.driver.own)
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -171,10 +180,8 @@ class CatchUp:
         exporter = self._node.make_exporter()
         _log.info("copying the databases to %s", sending.node_id)
         try:
-            await run_job(self._thread(), partial(exporter.begin, sending.ask.cursor or None))
-            await self._send_all(sending, exporter.events())
-            await self._node.hold(exporter.hold)
-            await self._send_all(sending, exporter.rest())
+            self._node.journal_only.require_stores()
+            await self._send_copy(sending, exporter)
         except (ShoalError, TimeoutError, ConnectionError) as error:
             _log.warning(
                 "copying to %s is cut short: %s", sending.node_id, str(error) or "it does not answer"
@@ -184,6 +191,20 @@ class CatchUp:
             await run_job(self._thread(), exporter.close)
             if self._sending.get(sending.node_id, (None, None))[0] is sending:
                 del self._sending[sending.node_id]
+
+    async def _send_copy(self, sending: _Sending, exporter: Exporter) -> None:
+        members = self._node.driver.core.configuration.members
+        witness = any(m.witness and m.node_id == sending.node_id for m in members)
+        if witness:
+            await self._node.hold(_nothing)  # so that what is committed to SQLite knows of the witness
+        await run_job(self._thread(), partial(exporter.begin, sending.ask.cursor or None))
+        if witness:
+            await self._send_all(sending, islice(exporter.events(), 1))
+            self._send(sending.node_id, CopyEnded(sending.ask.transfer, "a witness gets no databases"))
+            return
+        await self._send_all(sending, exporter.events())
+        await self._node.hold(exporter.hold)
+        await self._send_all(sending, exporter.rest())
 
     async def _send_all(self, sending: _Sending, chunks: Iterator[bytes]) -> None:
         while (data := await run_job(self._thread(), partial(next, chunks, None))) is not None:
@@ -215,3 +236,7 @@ class CatchUp:
             await run_job(self._thread(), self._importer.close)
         if self._worker is not None:
             await asyncio.to_thread(self._worker.close)
+
+
+def _nothing() -> None:
+    """Only what comes before it is wanted."""

@@ -96,9 +96,9 @@ class ClusterNode:
             node.driver,
             self.members,
             node.means.clock,
-            applied=lambda: node.sequencer.applied_index,
+            applied=lambda: node.applied_index,
             beginning=lambda: self._beginning.status,
-            has_store=lambda: bool(node.stores),
+            has_store=lambda: bool(node.stores) or node.driver.core.is_witness,
         )
         self._beginning = Beginning(node, self.transport, self._begin_group)
 
@@ -283,6 +283,8 @@ class ClusterNode:
             if self.members.configuration.members:
                 self._beginning.over()  # a member that had begun may have been quicker with the first entry
             self._beginning.tick()
+            if (leader := self._driver.leader) is not None and self._driver.core.hollow:
+                self._copies.fetch(leader)
             self._look_around()
             if self._driver.serves and (self._tending is None or self._tending.done()):
                 self._tending = self._loop.create_task(self.members.tend())
@@ -340,7 +342,7 @@ class ClusterNode:
             alive=self.is_alive,
             strangers=self.members.strangers(),
             removed=self.watch.removed,
-            status="" if obstacle is None else obstacle.detail,
+            status=self.node.journal_only.status or ("" if obstacle is None else obstacle.detail),
         )
 
 

@@ -63,6 +63,7 @@ class StorageConfig(msgspec.Struct, frozen=True):
     cache_bytes: int = 8 * _MIB
     wal_limit_bytes: int = 64 * _MIB
     writer_queue_limit: int = 20_000
+    witness_bytes: int = 1024 * _MIB
 
 
 class HttpConfig(msgspec.Struct, frozen=True):
@@ -225,6 +226,7 @@ CONFIGURATION: Final[tuple[Key, ...]] = (
     Key("storage.cache_bytes", _BYTES, "memory for pages of a store's database"),
     Key("storage.wal_limit_bytes", _BYTES, "size of SQLite's log at which it is checkpointed"),
     Key("storage.writer_queue_limit", _COUNT, "appends that may wait in a writer partition"),
+    Key("storage.witness_bytes", _BYTES, "journal that a witness keeps at most, two segments at least"),
     Key("limits.body_bytes", whole(1024, 2**30), "bytes of a request's body"),
     Key("limits.event_bytes", whole(1, 2**30), "bytes of an event"),
     Key("limits.events_per_append", _COUNT, "events in an append"),

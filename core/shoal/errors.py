@@ -29,6 +29,7 @@
     ├── StorageError              storage-error          the files are not what they must be
     │   ├── JournalCorrupt        journal-corrupt
     │   ├── DatabaseCorrupt       database-corrupt
+    │   ├── StateDiverged         state-diverged         the databases are not what the leader's are
     │   ├── TransferRefused       transfer-refused       a part of a raft_snapshot is not what must come
     │   └── DataDirLocked         data-dir-locked
     ├── ConfigError               config-error
@@ -303,6 +304,13 @@ class DatabaseCorrupt(StorageError):
 
     code = "database-corrupt"
     title = "The database is damaged"
+
+
+class StateDiverged(StorageError):
+    """From the same entries this node has made another state than the leader: what it holds is not to be served."""
+
+    code = "state-diverged"
+    title = "The state differs from the leader's"
 
 
 class TransferRefused(StorageError):

@@ -13,16 +13,17 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import Any, Self
 
 from shoal import telemetry
 from shoal.clock import Clock
-from shoal.cluster.driver import RaftDriver, found_group, read_start
+from shoal.cluster.driver import RaftDriver, found_group
+from shoal.cluster.log_start import read_start
 from shoal.config import Config
-from shoal.errors import DiskFull, ShuttingDown, TransferRefused
+from shoal.errors import DiskFull, ShuttingDown, StateDiverged, TransferRefused
 from shoal.ids import EventIds
+from shoal.journal_only import JournalOnly
 from shoal.leadership import Leadership
 from shoal.model.event_time import EventTime
 from shoal.raft.log import Member
@@ -32,11 +33,12 @@ from shoal.retention import Retention
 from shoal.storage.database import require_safe_sqlite
 from shoal.storage.engine import Report, Settings, is_disk_full
 from shoal.storage.exporter import Exporter
-from shoal.storage.generation import Places
+from shoal.storage.generation import places_of
 from shoal.storage.importer import Importer
+from shoal.storage.manifest_only import ManifestOnly
 from shoal.storage.means import Means
 from shoal.storage.readers import ReadSetFetcher, StoreReaders
-from shoal.storage.recovery import Lock, Opened, explained, mark_suspect, open_storage
+from shoal.storage.recovery import Lock, Opened, explained, mark_diverged, mark_suspect, open_storage
 from shoal.storage.reserve import Reserve
 from shoal.storage.room import Room
 from shoal.storage.segment import Identity
@@ -65,6 +67,7 @@ class Node:
     def __init__(self, config: Config, means: Means) -> None:
         self.config = config
         self.means = means
+        self._places = places_of(config)
         self._started_at = time.monotonic()
         self._readers: dict[str, StoreReaders] = {}
         self._closed = False
@@ -74,7 +77,7 @@ class Node:
         self._verifying = asyncio.Lock()
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self.notes: list[str] = []
-        self.install: Importer | None = None
+        self.install: Importer | ManifestOnly | None = None
         """A whole copy of another node's databases, which takes the place of these when this node closes."""
 
     # -- opening ---------------------------------------------------------------------------------
@@ -121,7 +124,7 @@ class Node:
         self._opened = opened
         self.notes = opened.notes
         self._journal, self._engine = opened.journal, opened.engine
-        self.driver = await self._make_driver()
+        self.driver = await self._make_driver(opened)
         self._make_pipeline()
         self._make_stores()
         for name, store in self._engine.stores.items():
@@ -136,17 +139,18 @@ class Node:
         self._retention.prepare()
         self._room.keep()
 
-    async def _make_driver(self) -> RaftDriver:
+    async def _make_driver(self, opened: Opened) -> RaftDriver:
         """The consensus of what the journal holds; a board alone begins its group."""
         journal, config = self._journal, self.config
         own = Own(journal.identity.node_id, journal.identity.incarnation)
         if journal.last_index == 0 and (config.mode == "single" or config.bootstrap_expect == 1):
             alone = [Member(own.node_id, own.incarnation)]
             await run_job(self._journal_worker, partial(found_group, journal, alone))
-        start = await run_job(self._journal_worker, partial(read_start, journal, self._engine.applied_index))
+        start = await run_job(self._journal_worker, partial(read_start, journal, opened.applied))
         self.random = Random(int.from_bytes(self.means.entropy(8)))  # noqa: S311 - spreads elections
         clock = self.means.clock
         core = RaftNode(own, start, journal.hard_state, random=self.random, now_ms=clock.monotonic_ms())
+        core.hollow = opened.hollow
         return RaftDriver(
             core,
             journal,
@@ -159,7 +163,7 @@ class Node:
 
     def _take_locks(self) -> None:
         """Of the data directory, and of those that stores have of their own."""
-        for directory in (self.config.data_dir, *(other.parent for other in self._other_directories())):
+        for directory in (self.config.data_dir, *(other.parent for other in self._places.other_directories)):
             self._locks.append(Lock(directory))
 
     def _recover(self) -> Opened:
@@ -179,8 +183,8 @@ class Node:
             self._new_identity,
             segment_bytes=storage.segment_bytes,
             floor_bytes=storage.reserve_bytes // 2,
-            store_directory=self._store_directory,
-            other_directories=self._other_directories(),
+            store_directory=self._places.store_directory,
+            other_directories=self._places.other_directories,
         )
         try:
             try:
@@ -238,7 +242,9 @@ class Node:
             failed=self.fail,
         )
         self.sequencer.begin_after(self._engine.applied_index, self._engine.applied_term)
-        self.driver.take = self.sequencer.take
+        self.journal_only = JournalOnly(
+            self.driver, self._journal, self._retention, storage, self.sequencer.take
+        )
 
     def _send_forward(self, leader: str, value: Any) -> bool:
         return self.driver.peers.send(leader, value, bulk=True)
@@ -270,26 +276,16 @@ class Node:
             draw(16),
         )
 
-    def _store_directory(self, name: str) -> Path | None:
-        settings = self.config.store(name)
-        return None if settings.data_dir == self.config.data_dir else settings.data_dir / "db"
-
-    def _places(self) -> Places:
-        return Places(self.config.data_dir, self._store_directory, self._other_directories())
-
-    def _other_directories(self) -> list[Path]:
-        found = [self._store_directory(store.name) for store in self.config.stores]
-        return [directory for directory in dict.fromkeys(found) if directory is not None]
-
     # -- stores ----------------------------------------------------------------------------------
 
     @property
     def stores(self) -> Mapping[str, LocalStore]:
-        """The stores by name."""
-        return self._stores.by_name
+        """The stores by name; none where there are no databases."""
+        return {} if self.driver.core.stateless else self._stores.by_name
 
     def store(self, name: str) -> LocalStore:
-        """A store. Raises NotFound."""
+        """A store. Raises NotFound, Unavailable where there are no databases."""
+        self.journal_only.require_stores()
         return self._stores.store(name)
 
     async def look_for(self, name: str) -> None:
@@ -297,11 +293,13 @@ class Node:
         await self._stores.look_for(name)
 
     async def create_store(self, name: str) -> LocalStore:
-        """Create a store; fine when it is there. Raises as Stores.create."""
+        """Create a store; fine when it is there. Raises as Stores.create, and as `store`."""
+        self.journal_only.require_stores()
         return await self._stores.create(name)
 
     async def drop_store(self, name: str) -> None:
-        """Drop a store and its events for ever; fine when another call does so meanwhile. Raises NotFound."""
+        """Drop a store and its events for ever; fine when another call does so meanwhile. Raises as `store`."""
+        self.journal_only.require_stores()
         await self._stores.drop(name)
 
     # -- housekeeping ----------------------------------------------------------------------------
@@ -319,7 +317,9 @@ class Node:
 
     def fail(self, error: BaseException) -> None:
         """The node can no longer go on."""
-        if is_corrupt(error):
+        if isinstance(error, StateDiverged):
+            self.helper.submit(partial(mark_diverged, self.means.files, self._engine.directory))
+        elif is_corrupt(error):
             self.helper.submit(partial(mark_suspect, self._engine.directory))
         error = explained(error, self._engine.directory)
         self.sequencer.give_up(error)
@@ -335,7 +335,7 @@ class Node:
 
     def make_importer(self) -> Importer:
         """For a copy of another node; goes on with what has come of one. Blocks. Raises OSError, StorageError."""
-        return Importer(self.means.files, self._places(), self._journal.identity, vfs=self.means.vfs)
+        return Importer(self.means.files, self._places, self._journal.identity, vfs=self.means.vfs)
 
     async def hold(self, job: Callable[[], None]) -> None:
         """Run the job on the writer's thread, when all that is applied is committed."""
@@ -346,7 +346,7 @@ class Node:
         if isinstance(outcome, BaseException):
             raise outcome
 
-    def _install(self, importer: Importer) -> None:
+    def _install(self, importer: Importer | ManifestOnly) -> None:
         self._engine.close()
         try:
             importer.finish(self._journal)
@@ -361,6 +361,11 @@ class Node:
 
     # -- about -----------------------------------------------------------------------------------
 
+    @property
+    def applied_index(self) -> int:
+        """Up to where entries are decided; on a witness, held."""
+        return self.journal_only.applied(self.sequencer.applied_index)
+
     def info(self) -> dict[str, Any]:
         """Who this node is and where it stands."""
         identity = self._journal.identity
@@ -372,9 +377,9 @@ class Node:
             "role": self.driver.role,
             "term": self.driver.term,
             "commit_index": self.driver.commit_index,
-            "applied_index": self.sequencer.applied_index,
+            "applied_index": self.applied_index,
             "data_dir": str(self.config.data_dir),
-            "disk_full": self.sequencer.disk_full is not None,
+            "disk_full": self.sequencer.disk_full is not None or self.journal_only.full,
             "uptime_s": round(time.monotonic() - self._started_at, 3),
         }
 

@@ -50,12 +50,22 @@ class Retention:
         self._helper.submit(self._journal.prepare_spare, self._done)
 
     def _needless(self, index: int) -> int:
-        if self._journal.segment_count > SEGMENTS_KEPT:
+        core = self._driver.core
+        if self._journal.segment_count > SEGMENTS_KEPT and not core.is_witness:
             return index
-        return min(index, self._driver.core.everywhere)
+        return min(index, core.everywhere)
+
+    def shorten(self) -> None:
+        """On a witness, which has no databases: entries go when every full member holds them, never before."""
+        log = self._driver.core.log
+        self._drop_through(self._needless(min(log.commit, log.durable)))
+        if self._journal.needs_spare():
+            self.prepare()
 
     def _drop(self, report: Report) -> None:
-        index = self._needless(report.durable_index)
+        self._drop_through(self._needless(report.durable_index))
+
+    def _drop_through(self, index: int) -> None:
         if self._journal.droppable(index) and not self.closed:
             self._journal_worker.submit(partial(self._journal.drop_through, index), self._dropped)
 

@@ -55,6 +55,7 @@ SAMPLES: dict[str, tuple[str, str, Any]] = {
     "storage.cache_bytes": ("1_000_000", "1000000", 1_000_000),
     "storage.wal_limit_bytes": ("1000000", "1000000", 1_000_000),
     "storage.writer_queue_limit": ("5", "5", 5),
+    "storage.witness_bytes": ("1_000_000", "1000000", 1_000_000),
     "limits.body_bytes": ("5000000", "5000000", 5_000_000),
     "limits.event_bytes": ("1000", "1000", 1000),
     "limits.events_per_append": ("20", "20", 20),

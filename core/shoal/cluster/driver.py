@@ -17,6 +17,7 @@ import msgspec
 from shoal import telemetry
 from shoal.clock import Clock
 from shoal.cluster.alone import write_alone
+from shoal.cluster.log_start import read_start
 from shoal.cluster.pace import Pacemaker
 from shoal.cluster.ports import Log, LogWorker, Nobody, Peers
 from shoal.errors import DiskFull, NoLeader
@@ -52,19 +53,12 @@ def begin_group(log: Log, members: Sequence[Member]) -> bool:
     return False
 
 
-def read_start(log: Log, applied: int) -> LogStart:
-    """What the core must know of a log whose entries up to `applied` are in the databases. Blocks."""
-    entries = [Entry(r.index, r.term, int(r.kind), r.payload) for r in log.read(applied)]
-    return LogStart(
-        log.first_index, log.previous_term, log.terms, log.last_index, entries, log.configurations, applied
-    )
-
-
 class RaftDriver:
     """Proposes, replicates, and hands out what is committed. See shoal.store.ports.Consensus.
 
     `take` gets committed entries in order, the own proposals among them as `Proposed` through their `done`; `changed`
-    is called when role, leader or configuration may have; `failed` when the log can no longer be trusted.
+    is called when role, leader or configuration may have; `failed` when the log can no longer be trusted. Messages that
+    `accepts` says no to are taken for lost.
     """
 
     def __init__(
@@ -88,6 +82,7 @@ class RaftDriver:
         self._loop = asyncio.get_running_loop()
         self.peers: Peers = Nobody()
         self.take: Callable[[Sequence[Entry]], None] = _nobody
+        self.accepts: Callable[[Message], bool] = _anything
         self.changed: Callable[[], None] = _nothing
         self.behind: Callable[[str], None] = _nobody
         self.pace = Pacemaker()
@@ -112,12 +107,11 @@ class RaftDriver:
     @property
     def role(self) -> str:
         """leader, follower, candidate or pre-candidate; witness and learner where the configuration says so."""
+        if self.core.is_witness:
+            return "witness"
         member = next((m for m in self.core.configuration.members if m.node_id == self.own.node_id), None)
-        if self.core.role != "leader" and member is not None:
-            if member.witness:
-                return "witness"
-            if not member.voter:
-                return "learner"
+        if self.core.role != "leader" and member is not None and not member.voter:
+            return "learner"
         return self.core.role
 
     @property
@@ -179,6 +173,8 @@ class RaftDriver:
 
     def receive(self, node_id: str, message: Message) -> None:
         """A message of an authenticated member. What came in together is worked on together."""
+        if not self.accepts(message):
+            return
         try:
             self.core.step(node_id, message, self._clock.monotonic_ms())
         except AssertionError as error:
@@ -488,6 +484,10 @@ def _resolve(future: asyncio.Future[Any], value: object) -> None:
 
 def _nobody(_: object) -> None:
     """Nobody takes it yet."""
+
+
+def _anything(_: Message) -> bool:
+    return True
 
 
 def _nothing() -> None:

@@ -343,8 +343,8 @@ class Members:
             raise InvalidRequest(
                 "this board is no member, so there is nothing to go on with", pointer="node_id"
             )
-        if member.witness:
-            raise InvalidRequest("a witness holds no store: recover a board that does", pointer="node_id")
+        if self._driver.core.stateless:
+            raise InvalidRequest("this board holds no stores: recover one that does", pointer="node_id")
         if self._driver.leader is not None or self.margin >= 0:
             raise InvalidRequest(
                 "a quorum is alive: nothing has to be recovered. Remove boards that are gone: `shoal cluster remove`",

@@ -201,16 +201,24 @@ class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
     number: int
 
 
+class StateDigest(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The digest of the leader's state after entry `index`, the one before that which carries it."""
+
+    index: int
+    digest: int
+
+
 class Proposal(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One entry: commands in order, the leader's judged clock and its raw reading (microseconds).
 
-    `origins` are of the commands that another node passed on to the leader.
+    `origins` are of the commands that another node passed on to the leader. `digest` decides nothing.
     """
 
     clock_us: int
     reading_us: int
     commands: list[Command]
     origins: list[Origin] = []
+    digest: StateDigest | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()

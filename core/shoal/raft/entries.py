@@ -29,7 +29,8 @@ class LogStart(msgspec.Struct):
 
     `terms` are (first index, term) of each run of equal terms from `first_index` on, `configurations` (index,
     configuration) from the one in force at `applied` on. `entries` are the last ones, without a gap; `applied` is what
-    the databases hold: it is committed.
+    the databases hold: it is committed. Without a state machine it is what the journal no longer holds, and entries
+    need not follow it.
     """
 
     first_index: int = 1
@@ -54,7 +55,7 @@ class LogView:
         self._configurations = list(start.configurations)
         self.durable = start.last_index
         self.commit = start.applied
-        self.handed = start.applied
+        self.handed = max(start.applied, start.last_index - len(self._entries))
         self._to_disk = start.last_index
 
     # -- what is where ---------------------------------------------------------------------------
@@ -155,9 +156,10 @@ class LogView:
     def _truncate(self, index: int) -> None:
         if index <= self.commit:
             raise ProtocolViolation(f"entry {index} is to be replaced, and {self.commit} are committed")
-        cached_from = self.cached_from  # at most `commit` + 1: what is not applied stays in memory
-        self._bytes -= sum(len(entry.data) for entry in self._entries[index - cached_from :])
-        del self._entries[index - cached_from :]
+        kept = max(0, index - self.cached_from)  # all of them may be later ones where nothing is applied
+        self._bytes -= sum(len(entry.data) for entry in self._entries[kept:])
+        del self._entries[kept:]
+        self.handed = min(self.handed, index - 1)
         self.last_index = index - 1
         while self._starts[-1] >= index:
             self._starts.pop()

@@ -48,6 +48,8 @@ class RaftNode:
         self._following = Following(self._state)
         self._reads = Reads(self._state)
         self._leading: Replication | None = None
+        self.hollow = False
+        """Its databases are gone, and are being copied anew: as long as that lasts it may not lead."""
         self._unadvanced: Ready | None = None
         self._persisting_since_ms = NEVER_MS
         self._known_leader: tuple[int, str | None] = (0, None)
@@ -90,9 +92,22 @@ class RaftNode:
 
     @property
     def serves(self) -> bool:
-        """Whether it leads and knows everything that is committed, and hands leadership to nobody."""
+        """Whether it leads with a state machine, has given out all that was committed before it did, and stays."""
         leading = self._leading
-        return leading is not None and leading.serves and leading.target is None
+        if leading is None or leading.target is not None or self.stateless:
+            return False
+        return leading.serves and self._state.log.handed >= leading.began  # with a slow disk that is later
+
+    @property
+    def is_witness(self) -> bool:
+        """Whether the configuration in force says that it keeps the log alone."""
+        member = self._state.member
+        return member is not None and member.witness
+
+    @property
+    def stateless(self) -> bool:
+        """Whether it has no state machine to apply entries to."""
+        return self.hollow or self.is_witness
 
     @property
     def everywhere(self) -> int:
@@ -211,7 +226,7 @@ class RaftNode:
             if state.log.configuration_index != self._configuration_index:
                 leading.count_commit()
                 leading.count_round()
-            self._pass_on_if_witness(leading)
+            self._pass_on_if_stateless(leading)
             self._leave_if_removed(leading)
         self._configuration_index = state.log.configuration_index
         if (state.term, state.leader) != self._known_leader:
@@ -234,10 +249,9 @@ class RaftNode:
                 state.send(target, TimeoutNow(state.term))
             self._follow(state.term)
 
-    def _pass_on_if_witness(self, leading: Replication) -> None:
-        """A witness has no state machine: it brings a full member up to date and hands over."""
-        member = self._state.member
-        if member is not None and member.witness and leading.serves and leading.target is None:
+    def _pass_on_if_stateless(self, leading: Replication) -> None:
+        """Who has no state machine brings a full member up to date and hands over."""
+        if self.stateless and leading.serves and leading.target is None:
             target = leading.best_target()
             if target is not None:
                 leading.transfer(target)

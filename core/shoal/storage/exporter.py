@@ -70,16 +70,18 @@ class Exporter:
         stores = [self._plan(*found, there) for found in self._stores()]
         self._sent = {store.key: store.after for store in stores}
         identity = self._engine.identity
+        configuration, configuration_index = _configuration(meta)
         self._manifest = Manifest(
             FORMAT,
             identity.cluster_id,
             identity.node_id,
             int(meta.get("applied_index", 0)),
             int(meta.get("applied_term", 0)),
-            _configuration(meta)[0],
+            configuration,
             (len(CATALOG_MIGRATIONS), len(STORE_MIGRATIONS)),
             _size(catalog),
             tuple(stores),
+            configuration_index,
         )
         return self._manifest
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from shoal.config import Config
 from shoal.errors import StorageError
 from shoal.storage.files import Files
 
@@ -45,6 +46,17 @@ class Places(msgspec.Struct, frozen=True):
     def others(self, generation: str) -> list[Path]:
         """Those that stores have of their own."""
         return [_under(each, generation) for each in self.other_directories]
+
+
+def places_of(config: Config) -> Places:
+    """As the configuration has them."""
+
+    def directory_of(name: str) -> Path | None:
+        own = config.store(name).data_dir
+        return None if own == config.data_dir else own / "db"
+
+    others = dict.fromkeys(directory_of(store.name) for store in config.stores)
+    return Places(config.data_dir, directory_of, [each for each in others if each is not None])
 
 
 def _under(own: Path, generation: str) -> Path:

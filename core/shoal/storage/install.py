@@ -20,6 +20,8 @@ from shoal.storage.generation import Places, write_current, write_whole
 from shoal.storage.journal import Journal
 
 INSTALL = "INSTALL"
+HOLLOW = "HOLLOW"
+"""The databases were set aside, and the board has none until a copy of the leader's is installed."""
 
 
 class Install(msgspec.Struct, frozen=True, array_like=True):
@@ -68,6 +70,8 @@ def complete(files: Files, places: Places, journal: Journal, install: Install) -
         _remove_database(files, places.of_store(install.replaces, name) / store_file(name, created_index))
     empty(files, places.directory(install.replaces))
     _remove_directory(files, places.directory(install.replaces))
+    if HOLLOW in files.names(root):
+        files.unlink(root / HOLLOW)
     files.unlink(root / INSTALL)
     files.sync_dir(root)
 

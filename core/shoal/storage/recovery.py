@@ -24,13 +24,15 @@ import msgspec
 from shoal.errors import ConfigError, DatabaseCorrupt, DataDirLocked, DiskFull, ShoalError, StorageError
 from shoal.storage.engine import CATALOG, Engine, Settings, is_disk_full, open_engine
 from shoal.storage.files import Files
-from shoal.storage.generation import Places, current_generation
-from shoal.storage.install import complete, pending_install
+from shoal.storage.generation import Places, current_generation, write_whole
+from shoal.storage.install import HOLLOW, complete, pending_install
 from shoal.storage.journal import Journal, open_journal
 from shoal.storage.segment import Identity
 from shoal.storage.store_db import is_corrupt
 
 SUSPECT = "SUSPECT"
+DIVERGED = "DIVERGED"
+"""In a directory of databases: they are not what the leader's are, and are not to be served."""
 
 
 _locked_here: set[Path] = set()
@@ -69,13 +71,23 @@ class Lock:
 
 
 class Opened(msgspec.Struct):
-    """A data directory, recovered; `notes` are sentences for the operator."""
+    """A data directory, recovered; `notes` are sentences for the operator.
+
+    `witness`: the journal is all there is to be. `hollow`: the databases differed from the leader's, and come anew.
+    """
 
     journal: Journal
     engine: Engine
     replayed: int
     notes: list[str]
     empty: bool
+    witness: bool = False
+    hollow: bool = False
+
+    @property
+    def applied(self) -> int | None:
+        """Up to where the databases are; None where there are none."""
+        return None if self.witness or self.hollow else self.engine.applied_index
 
 
 def open_storage(
@@ -105,11 +117,20 @@ def open_storage(
         may_create=not has_data,
     )
     notes += journal.notes
+    if (directory / DIVERGED).exists():
+        _set_aside(files, places, generation)
+        notes.append(
+            f"{directory} was not what the leader had; it was set aside, and comes anew from the leader"
+        )
+    hollow = (places.root / HOLLOW).exists()
+    witness = _is_witness(journal)
+    if witness:  # what is there was applied before it heard what it was to be
+        _remove_databases(files, [directory, *places.others(generation)])
     try:
         if install is not None:
             complete(files, places, journal, install)
             notes.append(f"a raft_snapshot up to entry {install.index} was being installed; that is done now")
-        engine, replayed = open_databases(journal, places, generation, settings)
+        engine, replayed = open_databases(journal, places, generation, settings, bare=witness or hollow)
     except DatabaseCorrupt as error:
         if journal.first_index != 1:
             journal.close()
@@ -120,26 +141,43 @@ def open_storage(
         notes.append(
             f"the database was damaged ({error.detail}); it was set aside and rebuilt from the journal"
         )
-        for each in (directory, *places.others(generation)):
-            _quarantine(files, each)
+        _quarantine_all(files, places, generation)
         engine, replayed = open_databases(journal, places, generation, settings)
     except BaseException:
         journal.close()
         raise
-    return Opened(journal, engine, replayed, notes + engine.notes, empty=journal.last_index == 0)
+    notes += engine.notes
+    return Opened(
+        journal, engine, replayed, notes, empty=journal.last_index == 0, witness=witness, hollow=hollow
+    )
+
+
+def _is_witness(journal: Journal) -> bool:
+    own = (journal.identity.node_id, journal.identity.incarnation)
+    return any(m.witness and (m.node_id, m.incarnation) == own for m in journal.configuration.members)
+
+
+def _remove_databases(files: Files, directories: Sequence[Path]) -> None:
+    for directory in directories:
+        for path in [directory / name for name in files.names(directory)] if directory.exists() else []:
+            if path.is_file():
+                files.unlink(path)
 
 
 def open_databases(
-    journal: Journal, places: Places, generation: str, settings: Settings
+    journal: Journal, places: Places, generation: str, settings: Settings, *, bare: bool = False
 ) -> tuple[Engine, int]:
-    """Open a generation and apply what the journal has beyond it; how many entries that were. Raises StorageError."""
+    """Open a generation and apply what the journal has beyond it; how many entries that were. Raises StorageError.
+
+    `bare`: nothing is applied, whatever is in the journal.
+    """
     directory = places.directory(generation)
     suspect = (directory / SUSPECT).exists()
     engine = open_engine(
         directory, settings, journal.identity, lambda name: places.of_store(generation, name)
     )
     try:
-        return engine, _catch_up(journal, engine, directory, suspect=suspect)
+        return engine, 0 if bare else _catch_up(journal, engine, directory, suspect=suspect)
     except BaseException as error:
         engine.close()
         if is_corrupt(error) or isinstance(error, apsw.ConstraintError):  # it holds what it says it does not
@@ -183,6 +221,17 @@ def _committed(journal: Journal, engine: Engine) -> int:
     return engine.newest_applied
 
 
+def _set_aside(files: Files, places: Places, generation: str) -> None:
+    """Put databases that diverged aside. Until a copy is installed the board has none: word of that goes first."""
+    write_whole(files, places.root / HOLLOW, b"")
+    _quarantine_all(files, places, generation)
+
+
+def _quarantine_all(files: Files, places: Places, generation: str) -> None:
+    for directory in (*places.others(generation), places.directory(generation)):
+        _quarantine(files, directory)
+
+
 def _quarantine(files: Files, directory: Path) -> None:
     """Set a directory of databases aside beside itself, and make an empty one in its place."""
     root = directory.parent
@@ -197,6 +246,11 @@ def _quarantine(files: Files, directory: Path) -> None:
 def mark_suspect(directory: Path) -> None:
     """Leave word for the next start that SQLite found the files damaged."""
     (directory / SUSPECT).touch()
+
+
+def mark_diverged(files: Files, directory: Path) -> None:
+    """Leave word for the next start, durably, that these databases are not what the leader's are."""
+    write_whole(files, directory / DIVERGED, b"")
 
 
 def explained(error: BaseException, directory: Path) -> BaseException:

@@ -75,6 +75,7 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, tag=0):
     """Migrations of the catalogue and of the stores."""
     catalog_bytes: int
     stores: tuple[StoreAt, ...]
+    configuration_index: int = 0
 
     @property
     def needed_bytes(self) -> int:

@@ -30,6 +30,7 @@ from shoal.raft.messages import Entry
 from shoal.store.lanes import Checked, Pending
 from shoal.store.memory import StoreMemory
 from shoal.store.ports import Applier, ApplyEntry, Need, Proposed, ReadSet, StoreChanges
+from shoal.store.state_digest import check
 from shoal.types import Query
 
 HELD_COMMANDS = 512
@@ -114,8 +115,15 @@ class Decider:
         self.counters = Counters()
         self.applied_index = 0
         self.applied_term = 0
+        self.digested_index = 0
+        """The last entry whose state was compared with its leader's; the start for one that has compared none."""
         self.committed: tuple[int, dict[str, int]] | None = None
         """The last entry that the database has, and the positions of the stores then."""
+
+    def begin_after(self, index: int, term: int) -> None:
+        """Entries up to `index` are in the database."""
+        self.applied_index = self.digested_index = index
+        self.applied_term = term
 
     def forget_committed(self) -> None:
         """What the database has may leave memory. Not while an entry is under way that was fetched for before."""
@@ -149,8 +157,10 @@ class Decider:
     # -- deciding --------------------------------------------------------------------------------
 
     def decide(self, proposed: Proposed, entry: Decidable, fetched: Mapping[str, ReadSet]) -> None:
-        """Decide an entry's commands in order, and answer those who wait."""
+        """Decide an entry's commands in order, and answer those who wait. Raises StateDiverged."""
         proposal = entry.proposal
+        if proposal.digest is not None and check(proposal.digest, self.stores, self.applied_index):
+            self.digested_index = proposed.index
         changes: dict[str, list[Change]] = {}
         catalog: list[CreateStore | DropStore] = []
         views: dict[str, _View] = {}

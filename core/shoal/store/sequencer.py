@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from shoal.clock import Clock
 from shoal.errors import (
     DiskFull,
@@ -24,6 +22,7 @@ from shoal.errors import (
     NotFound,
     ShoalError,
     ShuttingDown,
+    StateDiverged,
     Timeout,
     TooBusy,
 )
@@ -34,7 +33,6 @@ from shoal.model.commands import (
     CreateStore,
     CreateSubscription,
     DropStore,
-    Origin,
     Proposal,
     SaveSnapshot,
     Settle,
@@ -49,6 +47,7 @@ from shoal.store.from_followers import FromFollowers
 from shoal.store.lanes import Lanes, Pending
 from shoal.store.memory import StoreMemory
 from shoal.store.ports import Applier, Consensus, Fetcher, Proposed, ReadSet, Superseded
+from shoal.store.proposing import UnderWay, make_proposal
 
 BACKLOG_HIGH = 4_000
 SWEEP_MS = 50
@@ -62,16 +61,6 @@ _NEEDS_ROOM = (Append, SaveSnapshot, CreateStore, CreateSubscription)
 """What is refused while the disk is full: everything else frees space, or settles what takes some."""
 _LEADERS = (Settle,)
 """What only the leader's own deliveries say: another leader knows nothing of them."""
-
-
-class _UnderWay(msgspec.Struct, eq=False):
-    """The entry under way. `batch` is what was gathered here for it, None for one that came committed."""
-
-    entry: Decidable
-    batch: list[Pending] | None
-    proposed: Proposed | BaseException | None = None
-    fetched: dict[str, ReadSet] | BaseException | None = None
-    searching: bool = False
 
 
 class Sequencer:
@@ -100,7 +89,7 @@ class Sequencer:
         self._decider = Decider(applier)
         self._turn_set = False
         self._foreign: deque[Entry] = deque()
-        self._under_way: _UnderWay | None = None
+        self._under_way: UnderWay | None = None
         self._sweeping = False
         self._closing = False
         self._broken = False
@@ -146,7 +135,7 @@ class Sequencer:
 
     def begin_after(self, index: int, term: int) -> None:
         """Entries up to `index` are in the database."""
-        self._decider.applied_index, self._decider.applied_term = index, term
+        self._decider.begin_after(index, term)
 
     def _on_catalog(self, command: CreateStore | DropStore) -> None:
         if isinstance(command, DropStore):
@@ -292,15 +281,7 @@ class Sequencer:
             self._loop.call_later(SWEEP_MS / 1_000, self._wake)
 
     def _propose(self, batch: list[Pending], *, use_reserve: bool) -> None:
-        reading = self._clock.wall()
-        last = max((memory.state.epoch_us for memory in self.stores.values()), default=0)
-        clock_us = self._event_time.stamp(reading, self._clock.monotonic_ms(), last)
-        origins = [
-            Origin(place, pending.origin.node_id, pending.origin.number)
-            for place, pending in enumerate(batch)
-            if pending.origin is not None
-        ]
-        proposal = Proposal(clock_us, reading.epoch_us, [pending.command for pending in batch], origins)
+        proposal = make_proposal(batch, self._decider, self._clock, self._event_time)
         try:
             payload = encode(proposal)
             needs = self._decider.needs(proposal.commands)
@@ -308,7 +289,7 @@ class Sequencer:
             self._propose_sound(batch, use_reserve=use_reserve)
             return
         entry = Decidable(proposal, len(payload), [p.future for p in batch], [p.checked for p in batch])
-        under_way = self._under_way = _UnderWay(entry, batch, fetched=None if needs else {})
+        under_way = self._under_way = UnderWay(entry, batch, fetched=None if needs else {})
         self._consensus.propose(payload, partial(self._on_proposed, under_way), use_reserve=use_reserve)
         if needs:
             self._fetcher.fetch(needs, partial(self._on_fetched, under_way))
@@ -326,7 +307,7 @@ class Sequencer:
             else:
                 good.append(pending)
         if len(good) == len(batch):  # the proposal itself, then: nothing can be promised any more
-            self._under_way = _UnderWay(Decidable(Proposal(0, 0, []), 0, [], []), batch)
+            self._under_way = UnderWay(Decidable(Proposal(0, 0, []), 0, [], []), batch)
             self._break(RuntimeError("an entry cannot be proposed, though each of its commands can"))
         elif good:
             self._propose(good, use_reserve=use_reserve)
@@ -348,12 +329,14 @@ class Sequencer:
         except CodecError as error:
             self._break(RuntimeError(f"entry {entry.index}: {error}. Install the release that wrote it"))
             return
-        proposal = decidable.proposal
-        needs = self._decider.needs(proposal.commands)
-        under_way = self._under_way = _UnderWay(
+        needs = self._decider.needs(decidable.proposal.commands)
+        under_way = self._under_way = UnderWay(
             decidable, None, Proposed(entry.index, entry.term), None if needs else {}
         )
-        if any(type(command) is Append and command.condition is not None for command in proposal.commands):
+        if any(
+            type(command) is Append and command.condition is not None
+            for command in decidable.proposal.commands
+        ):
             under_way.searching = True
             task = self._loop.create_task(self._search(under_way))
             self._tasks.add(task)
@@ -362,7 +345,7 @@ class Sequencer:
             self._fetcher.fetch(needs, partial(self._on_fetched, under_way))
         self._decide_when_ready(under_way)
 
-    async def _search(self, under_way: _UnderWay) -> None:
+    async def _search(self, under_way: UnderWay) -> None:
         """What the database holds of conditions, as of the entry before."""
         try:
             for place, command in enumerate(under_way.entry.proposal.commands):
@@ -391,15 +374,15 @@ class Sequencer:
 
     # -- deciding --------------------------------------------------------------------------------
 
-    def _on_proposed(self, under_way: _UnderWay, outcome: Proposed | BaseException) -> None:
+    def _on_proposed(self, under_way: UnderWay, outcome: Proposed | BaseException) -> None:
         under_way.proposed = outcome
         self._decide_when_ready(under_way)
 
-    def _on_fetched(self, under_way: _UnderWay, outcome: dict[str, ReadSet] | BaseException) -> None:
+    def _on_fetched(self, under_way: UnderWay, outcome: dict[str, ReadSet] | BaseException) -> None:
         under_way.fetched = outcome
         self._decide_when_ready(under_way)
 
-    def _decide_when_ready(self, under_way: _UnderWay) -> None:
+    def _decide_when_ready(self, under_way: UnderWay) -> None:
         proposed, fetched = under_way.proposed, under_way.fetched
         if proposed is None or fetched is None or under_way.searching or self._broken:
             return
@@ -413,9 +396,12 @@ class Sequencer:
             return
         later_term = proposed.term > self._decider.applied_term
         try:
+            self._decide_those_before(proposed.index)
             self._decider.decide(proposed, under_way.entry, fetched)
         except Exception as error:  # a defect: what it left half done must not be built upon
             self._break(error)
+            if isinstance(error, StateDiverged):
+                return
             raise
         self._under_way = None
         if later_term:
@@ -424,6 +410,14 @@ class Sequencer:
         self._moved.set()
         self._decider.forget_committed()
         self._wake()
+
+    def _decide_those_before(self, index: int) -> None:
+        """A change of members may come committed while an own entry that follows it is under way: it has its place."""
+        while self._foreign and self._foreign[0].index < index:
+            entry = self._foreign.popleft()
+            self._decider.decide(
+                Proposed(entry.index, entry.term), committed_entry(entry, self._forwarding.answered), {}
+            )
 
     def _take_back(self, batch: list[Pending], why: DiskFull | Superseded) -> None:
         if isinstance(why, DiskFull):
