@@ -69,7 +69,7 @@ class ClusterNode:
         """A copy waits to be installed: whoever runs this node is to close it, and to open it again."""
         self.peer_http: Callable[[], asyncio.Protocol] = asyncio.Protocol
         """Makes what serves HTTP to other members."""
-        self._copies = CatchUp(node, self._send_bulk, self.must_reopen.set)
+        self._copies = CatchUp(node, self._driver.send_bulk, self.must_reopen.set)
         self.hints: Callable[[], Sequence[str]] = lambda: config.seeds
         self.on_member: Callable[[str, Sequence[str]], None] = _nobody
         """Hears where a member was reached."""
@@ -248,9 +248,6 @@ class ClusterNode:
         return self.transport.http_context()
 
     # -- messages --------------------------------------------------------------------------------
-
-    def _send_bulk(self, node_id: str, value: Any) -> bool:
-        return self._driver.peers.send(node_id, value, bulk=True)
 
     def _received(self, sender: str, value: Any) -> None:
         if isinstance(value, bytes):
