@@ -96,7 +96,7 @@ class ClusterNode:
             node.driver,
             self.members,
             node.means.clock,
-            applied=lambda: node.applied_index,
+            applied=lambda: node.journal_only.applied_index,
             beginning=lambda: self._beginning.status,
             has_store=lambda: bool(node.stores) or node.driver.core.is_witness,
         )
