@@ -27,9 +27,9 @@ from shoal.cluster.members import Members, where
 from shoal.cluster.transport import Transport
 from shoal.cluster.views import cluster_view
 from shoal.cluster.watch import Watch
-from shoal.cluster.words import PROTOCOL_VERSION, Hello, PeerSeen
+from shoal.cluster.words import FEATURE_LEVEL, PROTOCOL_VERSION, Hello, PeerSeen
 from shoal.config import Config
-from shoal.errors import ConfigError, NoLeader, Unavailable
+from shoal.errors import ConfigError, NoLeader, StorageError, Unavailable
 from shoal.node import Means, Node
 from shoal.peer_words import decode_message, encode_message
 from shoal.raft.log import Member
@@ -37,8 +37,6 @@ from shoal.store.forwarding import Forward, Refused
 
 TICK_S: Final = 1.0
 DEFAULT_PEER_LISTEN: Final = "0.0.0.0:4590"
-FEATURE_LEVEL: Final = 1
-"""Which entries this release understands."""
 HAND_OVER_S: Final = 2.0
 
 
@@ -94,7 +92,7 @@ class ClusterNode:
             node.driver,
             self.members,
             node.means.clock,
-            applied=lambda: node.applied_index,
+            applied=lambda: node.journal_only.applied_index,
             beginning=lambda: self._beginning.status,
             has_store=lambda: bool(node.stores) or node.driver.core.is_witness,
         )
@@ -141,6 +139,7 @@ class ClusterNode:
         node = await Node.open(config, means=means, clock=clock)
         try:
             _require_own_data(node, identity)
+            _require_release(node)
             enrols = config.tls_dir is not None and await asyncio.to_thread(can_enrol, config.tls_dir)
             return cls(config, node, identity, enrols=enrols)
         except BaseException:
@@ -338,6 +337,16 @@ class ClusterNode:
             strangers=self.members.strangers(),
             removed=self.watch.removed,
             status=self.node.journal_only.status or ("" if obstacle is None else obstacle.detail),
+        )
+
+
+def _require_release(node: Node) -> None:
+    """A release that does not understand what may be in the log is not to guess at it. Raises StorageError."""
+    level = node.driver.core.configuration.feature_level
+    if level > FEATURE_LEVEL:
+        raise StorageError(
+            f"the cluster is at feature level {level}, and this release of shoal understands {FEATURE_LEVEL}: install "
+            "the release that the other boards run"
         )
 
 

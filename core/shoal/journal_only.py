@@ -8,7 +8,7 @@ rather than forget any. It votes on: those that it holds may be all that is left
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from shoal.cluster.driver import RaftDriver
 from shoal.config import StorageConfig
@@ -16,6 +16,7 @@ from shoal.errors import Unavailable
 from shoal.raft.messages import NORMAL, Append, Entry, Message
 from shoal.retention import Retention
 from shoal.storage.journal import Journal
+from shoal.store.sequencer import Sequencer
 
 SEGMENTS_MIN = 2
 """One is being written, so the other can go."""
@@ -32,14 +33,14 @@ class JournalOnly:
         journal: Journal,
         retention: Retention,
         storage: StorageConfig,
-        take: Callable[[Sequence[Entry]], None],
+        sequencer: Sequencer,
     ) -> None:
         self._driver = driver
         self._journal = journal
         self._retention = retention
         self._segment_bytes = storage.segment_bytes
         self._segments_max = max(storage.witness_bytes // storage.segment_bytes, SEGMENTS_MIN)
-        self._apply = take
+        self._sequencer = sequencer
         self.full = False
         """A witness acknowledges no more entries until its journal gets shorter."""
         driver.take = self._take
@@ -73,14 +74,15 @@ class JournalOnly:
         what = "this board is a witness: it keeps the journal for the others, and no stores"
         raise Unavailable(f"{what if core.is_witness else self.status}. Ask {ask}")
 
-    def applied(self, decided: int) -> int:
-        """Up to where this node has done its part with entries; `decided` where it has databases."""
+    @property
+    def applied_index(self) -> int:
+        """Up to where entries are decided; on a witness, where they are committed and held."""
         log = self._driver.core.log
-        return min(log.commit, log.durable) if self._driver.core.is_witness else decided
+        return min(log.commit, log.durable) if self._driver.core.is_witness else self._sequencer.applied_index
 
     def _take(self, entries: Sequence[Entry]) -> None:
         if not self._driver.core.stateless:
-            self._apply(entries)
+            self._sequencer.take(entries)
         elif self._driver.core.is_witness:
             self._retention.shorten()
 

@@ -244,9 +244,7 @@ class Node:
             failed=self.fail,
         )
         self.sequencer.begin_after(self._engine.applied_index, self._engine.applied_term)
-        self.journal_only = JournalOnly(
-            self.driver, self._journal, self._retention, storage, self.sequencer.take
-        )
+        self.journal_only = JournalOnly(self.driver, self._journal, self._retention, storage, self.sequencer)
 
     def _make_stores(self) -> None:
         wanted = [store.name for store in self.config.stores]
@@ -357,11 +355,6 @@ class Node:
 
     # -- about -----------------------------------------------------------------------------------
 
-    @property
-    def applied_index(self) -> int:
-        """Up to where entries are decided; on a witness, held."""
-        return self.journal_only.applied(self.sequencer.applied_index)
-
     def info(self) -> dict[str, Any]:
         """Who this node is and where it stands."""
         identity = self._journal.identity
@@ -373,7 +366,7 @@ class Node:
             "role": self.driver.role,
             "term": self.driver.term,
             "commit_index": self.driver.commit_index,
-            "applied_index": self.applied_index,
+            "applied_index": self.journal_only.applied_index,
             "data_dir": str(self.config.data_dir),
             "disk_full": self.sequencer.disk_full is not None or self.journal_only.full,
             "uptime_s": round(time.monotonic() - self._started_at, 3),

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 from cluster_kit import Reef, reef, until, voters
+from msgspec import structs
+
+from shoal.cluster import members as cluster_members
+from shoal.errors import StorageError
 
 
 @pytest.fixture
@@ -160,3 +164,25 @@ async def test_the_last_voter_stays(cluster: Reef) -> None:
     reply = await leader.board.call("POST", "/v1/cluster/leave", {"node_id": "n1"})
     assert (reply.status, reply.code) == (400, "invalid-request")
     assert "last voter" in reply.json["detail"]
+
+
+async def test_the_feature_level_rises_once_every_member_understands_more(
+    cluster: Reef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = await cluster.grow()
+    members = leader.node.members
+    monkeypatch.setattr(cluster_members, "FEATURE_LEVEL", 2)
+    for node_id in ("n2", "n3"):
+        await members.tend()
+        assert members.configuration.feature_level == 1
+        seen = members.met[node_id]
+        members.met[node_id] = structs.replace(seen, hello=structs.replace(seen.hello, feature_level=3))
+    await until(lambda: members.configuration.feature_level == 2)
+    await cluster.start("n4")
+    old = await leader.board.call("POST", "/v1/cluster/join", {"address": cluster.peer_address("n4")})
+    assert (old.status, old.code) == (400, "invalid-request")
+    assert "install shoal" in old.json["detail"]
+    await until(lambda: cluster.up["n2"].node.members.configuration.feature_level == 2)
+    await cluster.stop("n2")
+    with pytest.raises(StorageError, match="install the release"):
+        await cluster.start("n2")

@@ -78,7 +78,9 @@ async def test_the_witness_says_what_it_is_and_serves_no_store(cluster: Reef) ->
     view = await witness.view()
     assert (view["role"], view["status"]) == ("witness", "")
     assert {m["id"]: m["role"] for m in view["members"]}["w"] == "witness"
-    await until(lambda: witness.node.node.applied_index == first.node.node.applied_index)
+    await until(
+        lambda: witness.node.node.journal_only.applied_index == first.node.node.sequencer.applied_index
+    )
     assert (await witness.board.call("GET", "/v1/stores")).json["stores"] == []
 
 

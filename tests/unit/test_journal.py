@@ -363,3 +363,26 @@ def test_the_names_of_journal_and_segments_are_durable(tmp_path):
     journal.close()
     assert tmp_path in synced
     assert tmp_path / "j" in synced
+
+
+def test_whoever_wants_few_entries_does_not_read_all_segments(tmp_path):
+    files = FailingFiles(only="read")
+    journal = journal_in(tmp_path, files)
+    for index in range(1, 9):
+        journal.append_records([entry(index, bytes(30_000))])
+    assert journal.segment_count >= 3
+    assert next(journal.read(1)).index == 2
+    assert len(files.calls) == 1
+
+
+def test_an_entry_that_a_later_segment_replaces_is_read_once(tmp_path):
+    journal = journal_in(tmp_path)
+    for index in range(1, 5):
+        journal.append_records([entry(index, bytes(30_000))])
+    journal.append_records([entry(2, b"2" * 50_000, 2)])
+    journal.append_records([entry(3, b"3", 2)])
+    assert journal.segment_count >= 3
+    found = [(record.index, record.term) for record in journal.read(0)]
+    assert found == [(1, 1), (2, 2), (3, 2)]
+    journal.close()
+    assert [(record.index, record.term) for record in journal_in(tmp_path).read(0)] == found

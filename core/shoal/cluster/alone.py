@@ -13,7 +13,8 @@ from shoal.raft.state import Own
 def write_alone(log: Log, own: Own, term: int) -> None:
     """Begin a term above `term` in which `own` is the only voter; entries stay. Blocks. Raises OSError, DiskFull."""
     state = HardState(max(term, log.hard_state.term) + 1)
-    alone = Configuration((Member(own.node_id, own.incarnation),))
+    before = log.configurations[-1][1] if log.configurations else Configuration()
+    alone = msgspec.structs.replace(before, members=(Member(own.node_id, own.incarnation),))
     records: Records = [
         (Kind.HARD_STATE, 0, state.term, msgspec.msgpack.encode(state)),
         (Kind.CONFIGURATION, log.last_index + 1, state.term, encode_configuration(alone)),

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import msgspec
 
+import shoal
 from shoal.cluster.driver import RaftDriver
 from shoal.cluster.identity import Identity
-from shoal.cluster.words import PeerSeen
+from shoal.cluster.words import FEATURE_LEVEL, PeerSeen
 from shoal.errors import AlreadyExists, InvalidRequest, NoLeader, NotFound, Timeout, Unavailable
 from shoal.raft import membership
 from shoal.raft.errors import ChangeRefused
@@ -176,6 +177,17 @@ class Members:
                 yield membership.with_member(configuration, told)
             if not member.voter and not member.stays_learner and self._lacks(member) <= CAUGHT_UP_ENTRIES:
                 yield membership.with_voter(configuration, member.node_id)
+        level = min((self._level_of(member) for member in configuration.members), default=0)
+        if level > configuration.feature_level:
+            yield membership.with_level(configuration, level)
+
+    def _level_of(self, member: Member) -> int:
+        """Which entries a member understands, as it says itself; 0 for one that was not heard."""
+        if member.node_id == self.own_id:
+            return FEATURE_LEVEL
+        seen = self.met.get(member.node_id)
+        heard = seen is not None and seen.hello.incarnation == member.incarnation
+        return seen.hello.feature_level if seen is not None and heard else 0
 
     def _lacks(self, member: Member) -> int:
         """Committed entries that a member has not confirmed; all of them before it has confirmed any."""
@@ -209,6 +221,12 @@ class Members:
         member = self.find(hello.node_id)
         if member is not None and member.incarnation == hello.incarnation:
             raise AlreadyExists(f"{hello.node_id} is in the cluster already", node_id=hello.node_id)
+        if hello.feature_level < (level := self.configuration.feature_level):
+            raise InvalidRequest(
+                f"{hello.node_id} runs a release that understands feature level {hello.feature_level}, and the cluster "
+                f"is at {level}: install shoal {shoal.__version__} there, as on {self.own_id}, or a later release",
+                pointer="node_id",
+            )
         if member is not None and self.alive(hello.node_id):
             raise InvalidRequest(
                 f"another board of the name {hello.node_id!r} is in the cluster, and alive: give the new one another "

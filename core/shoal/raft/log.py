@@ -52,9 +52,10 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Configuration(msgspec.Struct, frozen=True, array_like=True):
-    """Who votes and who learns."""
+    """Who votes and who learns, and which entries every member understands: no newer ones may be proposed."""
 
     members: tuple[Member, ...] = ()
+    feature_level: int = 1
 
     @property
     def quorum(self) -> int:

@@ -12,6 +12,8 @@ MEMBERS_MAX = 9
 
 def check_change(before: Configuration, after: Configuration) -> None:
     """At most one node may begin or cease to vote, and somebody must. Raises ChangeRefused."""
+    if after.feature_level < before.feature_level:
+        raise ChangeRefused("the feature level never falls: entries of that level may be in the log")
     ids = [member.node_id for member in after.members]
     if len(set(ids)) != len(ids):
         raise ChangeRefused("a node is named twice")
@@ -41,31 +43,37 @@ def with_learner(before: Configuration, learner: Member) -> Configuration:
             else "there with other data: remove it first"
         )
         raise ChangeRefused(f"{learner.node_id} is already {state}")
-    return Configuration((*before.members, structs.replace(learner, voter=False)))
+    return structs.replace(before, members=(*before.members, structs.replace(learner, voter=False)))
 
 
 def with_voter(before: Configuration, node_id: str) -> Configuration:
     """A learner becomes a voter. Raises ChangeRefused."""
     _require(before, node_id)
-    return Configuration(
-        tuple(
-            structs.replace(m, voter=True, stays_learner=False) if m.node_id == node_id else m
-            for m in before.members
-        )
+    members = (
+        structs.replace(m, voter=True, stays_learner=False) if m.node_id == node_id else m
+        for m in before.members
     )
+    return structs.replace(before, members=tuple(members))
 
 
 def without(before: Configuration, node_id: str) -> Configuration:
     """A member leaves. Raises ChangeRefused."""
     _require(before, node_id)
-    return Configuration(tuple(member for member in before.members if member.node_id != node_id))
+    return structs.replace(before, members=tuple(m for m in before.members if m.node_id != node_id))
 
 
 def with_member(before: Configuration, member: Member) -> Configuration:
     """A member's key or addresses change. Raises ChangeRefused."""
     found = _require(before, member.node_id)
     kept = structs.replace(member, voter=found.voter, witness=found.witness, incarnation=found.incarnation)
-    return Configuration(tuple(kept if m.node_id == member.node_id else m for m in before.members))
+    return structs.replace(
+        before, members=tuple(kept if m.node_id == member.node_id else m for m in before.members)
+    )
+
+
+def with_level(before: Configuration, feature_level: int) -> Configuration:
+    """Entries of a newer release may be proposed from now on."""
+    return structs.replace(before, feature_level=feature_level)
 
 
 def _require(configuration: Configuration, node_id: str) -> Member:

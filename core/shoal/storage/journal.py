@@ -32,10 +32,12 @@ from shoal.storage.segment import (
     encode_record,
     record_bytes,
     scan,
+    standing,
 )
 
 SUFFIX = ".seg"
 SPARE = "spare"
+NO_INDEX = 2**63
 DISK_FULL = "the disk is full: free some space, then appends go on by themselves"
 
 
@@ -49,6 +51,8 @@ class _Segment(msgspec.Struct):
     first_index: int
     last_index: int
     end: int
+    lowest: int = NO_INDEX
+    """Of its entries: where it begins to replace those of segments before it, if it does."""
 
 
 class JournalStats(msgspec.Struct):
@@ -102,23 +106,29 @@ class Journal:
     # -- reading ---------------------------------------------------------------------------------
 
     def read(self, after: int) -> Iterator[Record]:
-        """Entries with an index above `after`, in order, each index once, as the log stands now."""
-        entries: list[Record] = []
+        """Entries with an index above `after`, in order, each index once, as the log stands now.
+
+        A segment is read when its first entry is taken: whoever wants few does not wait for all.
+        """
         unread, self._unread = self._unread, None
-        segments = list(self._segments)
-        for segment in segments:
+        return self._read(after, [msgspec.structs.replace(segment) for segment in self._segments], unread)
+
+    def _read(
+        self, after: int, segments: Sequence[_Segment], unread: Sequence[Record] | None
+    ) -> Iterator[Record]:
+        """Of segments as they were: what is behind their ends may be half written just now."""
+        for place, segment in enumerate(segments):
             current = segment is segments[-1]
             if segment.last_index <= after and not current:
                 continue
-            if current and unread is not None:
-                _replay_into(entries, unread, after)
-                continue
-            end = segment.end  # what is behind it may be half written just now
-            found = scan(self._files.read(segment.path)[:end], last=current)
-            if found.corrupt_at is not None:
-                raise _corrupt(segment.path, found.corrupt_at)
-            _replay_into(entries, found.records, after)
-        return iter(entries)
+            records = unread if current else None
+            if records is None:
+                found = scan(self._files.read(segment.path)[: segment.end], last=current)
+                if found.corrupt_at is not None:
+                    raise _corrupt(segment.path, found.corrupt_at)
+                records = found.records
+            replaced_from = min((later.lowest for later in segments[place + 1 :]), default=NO_INDEX)
+            yield from (r for r in standing(records) if after < r.index < replaced_from)
 
     def term_at(self, index: int) -> int | None:
         """Term of an entry that is here, or of the one just before the first; None for any other."""
@@ -196,7 +206,8 @@ class Journal:
             if index <= self.last_index:
                 self._forget_from(index)
             self.last_index = index
-            self._segments[-1].last_index = index
+            segment = self._segments[-1]
+            segment.last_index, segment.lowest = index, min(segment.lowest, index)
             if term != self.last_term or not self.terms:
                 self.last_term = term
                 self.terms.append((index, term))
@@ -445,16 +456,6 @@ def _corrupt(path: Path, offset: int) -> JournalCorrupt:
         path=str(path),
         offset=offset,
     )
-
-
-def _replay_into(entries: list[Record], records: Sequence[Record], after: int) -> None:
-    for record in records:
-        if not record.kind.is_entry:
-            continue
-        while entries and entries[-1].index >= record.index:
-            entries.pop()
-        if record.index > after:
-            entries.append(record)
 
 
 def open_journal(

@@ -21,7 +21,7 @@ does not verify is a *torn tail* if nothing after it proves that it had once bee
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -197,3 +197,15 @@ def scan(data: bytes, *, last: bool) -> Scan:
     proof = any(record.synced_to > offset for record in _valid_after(data, offset, salt))
     corrupt = proof or (written and not last)
     return Scan(head, records, offset, chain, written and not corrupt, offset if corrupt else None)
+
+
+def standing(records: Iterable[Record]) -> list[Record]:
+    """The entries among records that none after them replaces."""
+    entries: list[Record] = []
+    for record in records:
+        if not record.kind.is_entry:
+            continue
+        while entries and entries[-1].index >= record.index:
+            entries.pop()
+        entries.append(record)
+    return entries
