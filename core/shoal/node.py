@@ -18,8 +18,8 @@ from typing import Any, Self
 
 from shoal import telemetry
 from shoal.clock import Clock
-from shoal.cluster.driver import RaftDriver, found_group
-from shoal.cluster.log_start import read_start
+from shoal.cluster.driver import RaftDriver
+from shoal.cluster.log_start import found_group, read_start
 from shoal.config import Config
 from shoal.errors import DiskFull, ShuttingDown, StateDiverged, TransferRefused
 from shoal.ids import EventIds
@@ -264,6 +264,7 @@ class Node:
             failed=self.fail,
         )
         self.leadership.begin(self._stores)
+        self.leadership.on_change.append(self._shed_if_full)
 
     def _new_identity(self) -> Identity:
         draw = self.means.entropy
@@ -308,6 +309,11 @@ class Node:
 
     def _refuse_appends(self, full: DiskFull | None) -> None:
         self.sequencer.disk_full = full
+        self._shed_if_full()
+
+    def _shed_if_full(self) -> None:
+        if self.sequencer.disk_full is not None:
+            self.driver.shed()
 
     def fail(self, error: BaseException) -> None:
         """The node can no longer go on."""

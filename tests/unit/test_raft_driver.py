@@ -14,7 +14,7 @@ from raft_kit import Journal, configuration, incarnation, log_of
 from shoal.cluster.driver import RaftDriver
 from shoal.errors import DiskFull, NoLeader
 from shoal.raft.log import HardState, Kind
-from shoal.raft.messages import NORMAL, Append, Appended, AskVote, Entry, Vote
+from shoal.raft.messages import NORMAL, Append, Appended, AskVote, Entry, TimeoutNow, Vote
 from shoal.raft.node import RaftNode
 from shoal.raft.state import Own
 from shoal.store.ports import Proposed, Superseded
@@ -259,3 +259,27 @@ async def test_reads_of_one_turn_share_a_question_and_fail_without_a_leader() ->
     await board.hear("B", append(9, (2, 4)))
     with pytest.raises(NoLeader):
         await read
+
+
+async def test_a_leader_without_room_hands_over_and_then_says_so() -> None:
+    """Another may have room; where none has, whoever appends is told, and leadership does not go round."""
+    board = Board()
+    board.fits = lambda size: False
+
+    def make_room(size: int, *, use_reserve: bool) -> None:
+        raise DiskFull("full")
+
+    board.make_room = make_room
+    index = await board.lead()
+    await board.hold(index)
+    board.propose()
+    board.disk()
+    assert isinstance(board.did[-1][1], Superseded)
+    assert board.sent(TimeoutNow)
+    board.clock.advance(2_000)
+    board.driver._on_time()
+    assert board.driver.serves  # nobody took over
+    board.propose()
+    board.disk()
+    assert isinstance(board.did[-1][1], DiskFull)
+    assert len(board.sent(TimeoutNow)) == 1

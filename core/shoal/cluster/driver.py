@@ -17,7 +17,7 @@ import msgspec
 from shoal import telemetry
 from shoal.clock import Clock
 from shoal.cluster.alone import write_alone
-from shoal.cluster.log_start import read_start
+from shoal.cluster.log_start import begin_group, configuration_record, read_start
 from shoal.cluster.pace import Pacemaker
 from shoal.cluster.ports import Log, LogWorker, Nobody, Peers
 from shoal.errors import DiskFull, NoLeader
@@ -31,26 +31,10 @@ from shoal.store.ports import Proposed, Superseded
 
 TURNS_FOR_MORE = 3
 """Turns of the loop after a commit in which further entries may come."""
+SHED_AGAIN_MS = 30_000
+"""After handing over for want of room: where all disks are full, each says so rather than hand on for ever."""
 RETRY_FULL_S = 1.0
 """How often a journal without room looks whether there is some."""
-
-
-def configuration_record(configuration: Configuration) -> tuple[Kind, int, int, bytes]:
-    """The first record of a log: whoever begins with this configuration writes the same bytes."""
-    return (Kind.CONFIGURATION, 1, 0, msgspec.msgpack.encode(configuration))
-
-
-def found_group(log: Log, members: Sequence[Member]) -> None:
-    """Make the log's first record: the configuration it begins with. On an empty log only."""
-    log.append_records([configuration_record(Configuration(tuple(members)))], use_reserve=True)
-
-
-def begin_group(log: Log, members: Sequence[Member]) -> bool:
-    """As `found_group`, unless a leader was quicker with the first entry. Blocks."""
-    if log.last_index == 0:
-        found_group(log, members)
-        return True
-    return False
 
 
 class RaftDriver:
@@ -95,6 +79,7 @@ class RaftDriver:
         self._pump_set = False
         self._stopped = False
         self._telling = False
+        self._shed_again_ms = -NEVER_MS
         self._held = False
         """The core is about to be replaced: what it wants is not done any more."""
         self._seen: tuple[Role, str | None, int, bool] | None = None
@@ -143,7 +128,9 @@ class RaftDriver:
             return
 
         def finish(outcome: object) -> None:
-            if isinstance(outcome, BaseException):
+            if isinstance(outcome, DiskFull) and self.shed():
+                done(Superseded(0))
+            elif isinstance(outcome, BaseException):
                 done(outcome)
             else:
                 self._propose(payload, done)
@@ -213,6 +200,18 @@ class RaftDriver:
         self._reads[self._next_read] = self._gathering.pop(confirmed)
         self.core.read_index(self._next_read, self._clock.monotonic_ms(), confirmed=confirmed)
         self._pump()
+
+    def shed(self) -> bool:
+        """A leader without room on its disk hands over, where another may have some; not again and again."""
+        now_ms = self._clock.monotonic_ms()
+        if now_ms < self._shed_again_ms:
+            return False
+        try:
+            self.transfer(None)
+        except (NoLeader, ChangeRefused):
+            return False
+        self._shed_again_ms = now_ms + SHED_AGAIN_MS
+        return True
 
     def send_bulk(self, node_id: str, value: Any) -> bool:
         """Send what is large and may wait behind the core's own messages. False: it did not leave."""

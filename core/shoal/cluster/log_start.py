@@ -1,9 +1,14 @@
-"""What a journal tells the core at start."""
+"""With what a log begins, and what the core must know of one that is there."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import msgspec
+
 from shoal.cluster.ports import Log, LoggedEntry
 from shoal.raft.entries import LogStart
+from shoal.raft.log import Configuration, Kind, Member
 from shoal.raft.messages import Entry
 
 
@@ -21,3 +26,21 @@ def read_start(log: Log, applied: int | None) -> LogStart:
 
 def _entry(record: LoggedEntry) -> Entry:
     return Entry(record.index, record.term, int(record.kind), record.payload)
+
+
+def configuration_record(configuration: Configuration) -> tuple[Kind, int, int, bytes]:
+    """The first record of a log: whoever begins with this configuration writes the same bytes."""
+    return (Kind.CONFIGURATION, 1, 0, msgspec.msgpack.encode(configuration))
+
+
+def found_group(log: Log, members: Sequence[Member]) -> None:
+    """Make the log's first record: the configuration it begins with. On an empty log only."""
+    log.append_records([configuration_record(Configuration(tuple(members)))], use_reserve=True)
+
+
+def begin_group(log: Log, members: Sequence[Member]) -> bool:
+    """As `found_group`, unless a leader was quicker with the first entry. Blocks."""
+    if log.last_index == 0:
+        found_group(log, members)
+        return True
+    return False

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from shoal.clock import WallReading
-from shoal.cluster.driver import found_group
 from shoal.cluster.frames import Decoder, encode
+from shoal.cluster.log_start import found_group
 from shoal.config import Config
 from shoal.node import Node
 from shoal.peer_words import decode_message, encode_message
