@@ -15,7 +15,7 @@ from shoal.errors import NotFound, ShoalError
 from shoal.http import Connections, Service
 from shoal.http.context import ServedSubscriptions
 from shoal.testing.clock import FakeClock
-from shoal.testing.memory_store import MemoryNode
+from shoal.testing.memory_node import MemoryNode
 from shoal.tokens import TokenFile
 from shoal.types import (
     Delivered,

@@ -91,7 +91,7 @@ class Beginning:
             self._node.helper.submit(save, partial(self._on_saved, saving))
             return
         for node_id, message in bootstrap.ready():
-            self._transport.send(node_id, promise.encode(message))
+            self._transport.send(node_id, [promise.encode(message)])
         if bootstrap.begun is not None:
             self._bootstrap = None
             self._begun(bootstrap.begun)

@@ -20,7 +20,7 @@ from shoal.clock import Clock
 from shoal.cluster.addresses import reachable_addresses
 from shoal.cluster.bootstrap import Candidate
 from shoal.cluster.enroller import Enroller, can_enrol
-from shoal.cluster.frames import FrameError, pack, unpack
+from shoal.cluster.frames import FrameError
 from shoal.cluster.identity import Identity, load_identity
 from shoal.cluster.key_watch import KeyWatch
 from shoal.cluster.members import Members, where
@@ -31,15 +31,13 @@ from shoal.cluster.words import FEATURE_LEVEL, PROTOCOL_VERSION, Hello, PeerSeen
 from shoal.config import Config
 from shoal.errors import ConfigError, NoLeader, StorageError, Unavailable
 from shoal.node import Means, Node
+from shoal.peer_words import decode_message, encode_message
 from shoal.raft.log import Member
-from shoal.raft.messages import Message
 from shoal.store.forwarding import Forward, Refused
 
 TICK_S: Final = 1.0
 DEFAULT_PEER_LISTEN: Final = "0.0.0.0:4590"
 HAND_OVER_S: Final = 2.0
-
-AnyMessage = Message | Forward | Refused | CopyWord
 
 
 class _Wire:
@@ -49,7 +47,7 @@ class _Wire:
         self._transport = transport
 
     def send(self, node_id: str, value: Any, *, bulk: bool = False) -> bool:
-        return self._transport.send(node_id, pack(value), bulk=bulk)
+        return self._transport.send(node_id, encode_message(value), bulk=bulk)
 
 
 class ClusterNode:
@@ -67,7 +65,7 @@ class ClusterNode:
         """A copy waits to be installed: whoever runs this node is to close it, and to open it again."""
         self.peer_http: Callable[[], asyncio.Protocol] = asyncio.Protocol
         """Makes what serves HTTP to other members."""
-        self._copies = CatchUp(node, self._send_bulk, self.must_reopen.set)
+        self._copies = CatchUp(node, self._driver.send_bulk, self.must_reopen.set)
         self.hints: Callable[[], Sequence[str]] = lambda: config.seeds
         self.on_member: Callable[[str, Sequence[str]], None] = _nobody
         """Hears where a member was reached."""
@@ -248,14 +246,11 @@ class ClusterNode:
 
     # -- messages --------------------------------------------------------------------------------
 
-    def _send_bulk(self, node_id: str, value: Any) -> bool:
-        return self._driver.peers.send(node_id, value, bulk=True)
-
     def _received(self, sender: str, value: Any) -> None:
-        if isinstance(value, bytes):
-            self._beginning.receive(sender, value)
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], bytes):
+            self._beginning.receive(sender, value[0])
             return
-        message = unpack(value, AnyMessage)
+        message = decode_message(value)
         if isinstance(message, Forward):
             try:
                 self.node.sequencer.followers.take(sender, message)

@@ -211,7 +211,7 @@ class Node:
             self._writer_worker,
             commit_interval_ms=storage.commit_interval_ms,
             committed=self._on_committed,
-            resumed=self._on_resumed,
+            resumed=lambda: self.sequencer.resume(),  # noqa: PLW0108 - it is made below
             failed=self.fail,
             full=self._room.none,
             release_reserve=self._reserve.release,
@@ -237,15 +237,14 @@ class Node:
             clock=self.means.clock,
             event_time=EventTime(),
             forwarding=Forwarding(
-                self.driver.own.node_id, int.from_bytes(self.means.entropy(6)) << 14, self._send_forward
+                self.driver.own.node_id,
+                int.from_bytes(self.means.entropy(6)) << 14,
+                self.driver.send_bulk,
             ),
             failed=self.fail,
         )
         self.sequencer.begin_after(self._engine.applied_index, self._engine.applied_term)
         self.journal_only = JournalOnly(self.driver, self._journal, self._retention, storage, self.sequencer)
-
-    def _send_forward(self, leader: str, value: Any) -> bool:
-        return self.driver.peers.send(leader, value, bulk=True)
 
     def _make_stores(self) -> None:
         wanted = [store.name for store in self.config.stores]
@@ -306,9 +305,6 @@ class Node:
         if not self._closed:
             self.sequencer.committed(report.index, report.positions)
             self._retention.committed(report)
-
-    def _on_resumed(self) -> None:
-        self.sequencer.resume()
 
     def _refuse_appends(self, full: DiskFull | None) -> None:
         self.sequencer.disk_full = full

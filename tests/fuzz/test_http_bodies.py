@@ -19,7 +19,7 @@ from shoal.config import Config
 from shoal.http import Connections, Service
 from shoal.http.context import ServedSubscriptions
 from shoal.testing.clock import FakeClock
-from shoal.testing.memory_store import MemoryNode
+from shoal.testing.memory_node import MemoryNode
 
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=8)

@@ -19,7 +19,7 @@ from shoal.cluster.identity import issue
 from shoal.errors import NoLeader, NotFound, OutcomeUnknown, Unavailable
 from shoal.http import Connections, Service
 from shoal.testing.clock import FakeClock
-from shoal.testing.memory_store import MemoryNode
+from shoal.testing.memory_node import MemoryNode
 from shoal.tokens import TokenFile
 from shoal_host import cluster_boards
 from shoal_host.group import main

@@ -18,7 +18,7 @@ from shoal.errors import NotFound, ShoalError, StorageError, Timeout
 from shoal.http import Connections, Service, sse
 from shoal.model.cbor import decode_cbor
 from shoal.testing.clock import FakeClock
-from shoal.testing.memory_store import MemoryNode
+from shoal.testing.memory_node import MemoryNode
 from shoal.tokens import TokenFile
 from shoal.types import CaughtUp, EventFilter, Limits
 

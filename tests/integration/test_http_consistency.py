@@ -17,7 +17,7 @@ from shoal.http.connections import Connections
 from shoal.http.params import ReadQuery
 from shoal.http.service import ROUTES, Service
 from shoal.testing.clock import FakeClock
-from shoal.testing.memory_store import MemoryNode
+from shoal.testing.memory_node import MemoryNode
 from shoal.tokens import TokenFile
 
 READS = sorted(

@@ -13,7 +13,7 @@ import shoal
 from shoal.errors import StorageError
 from shoal.http import Connections, Service
 from shoal.testing.clock import FakeClock
-from shoal.testing.memory_store import MemoryNode
+from shoal.testing.memory_node import MemoryNode
 from shoal.tokens import TokenFile
 from shoal_host.local_cluster import free_ports, issue_identities
 

@@ -16,7 +16,7 @@ from shoal.errors import Unauthorized
 from shoal.http import Service, auth
 from shoal.http.auth import EVERYTHING, Door
 from shoal.testing.clock import FakeClock
-from shoal.testing.memory_store import MemoryNode
+from shoal.testing.memory_node import MemoryNode
 from shoal.tokens import ROLES, Role, Token, TokenFile, make_token
 
 QUERY = {"items": [{}]}

@@ -7,17 +7,16 @@ import os
 import pytest
 from raft_faults import live
 
-SEEDS = int(os.environ.get("SHOAL_SIM_SEEDS", "300"))
+SEEDS = int(os.environ.get("SHOAL_SIM_SEEDS", "200"))
 ONE = os.environ.get("SHOAL_SIM_SEED")
-BATCH = 50
+BATCH = 25
 
 
-@pytest.mark.skipif(ONE is not None, reason="one seed is told")
-@pytest.mark.parametrize("first", range(0, SEEDS, BATCH))
+@pytest.mark.parametrize("first", [] if ONE else range(0, SEEDS, BATCH))
 def test_the_laws_of_raft_hold_whatever_happens(first: int) -> None:
     """Paper, figure 3; thesis 6.4; and liveness once everything is mended."""
     acknowledged = reads = 0
-    for seed in range(first, min(first + BATCH, SEEDS)):
+    for seed in range(first, first + BATCH):
         try:
             laws = live(seed).laws
         except AssertionError as error:
@@ -25,13 +24,14 @@ def test_the_laws_of_raft_hold_whatever_happens(first: int) -> None:
             raise
         acknowledged += laws.acknowledgements
         reads += laws.reads
-    assert acknowledged > 1_000, "the lives are too bad to prove anything"
-    assert reads > 100
+    assert acknowledged > 500, "the lives are too bad to prove anything"
+    assert reads > 50
 
 
-@pytest.mark.skipif(ONE is None, reason="SHOAL_SIM_SEED=k tells one life")
-def test_one_life_told() -> None:
-    live(int(ONE or 0), print)
+if ONE:
+
+    def test_one_life_told() -> None:
+        live(int(ONE or 0), print)
 
 
 def test_a_seed_is_one_life() -> None:

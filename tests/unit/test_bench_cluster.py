@@ -10,7 +10,7 @@ import pytest
 
 from shoal_host.bench.catalogue import CLUSTER, SCENARIOS
 from shoal_host.bench.cluster import disks, driving, embedded, etcd, nats, outages, rivals, watching
-from shoal_host.bench.load import Load, run_load_on
+from shoal_host.bench.load import Load, _converse, post
 from shoal_host.bench.processes import free_port, program
 from shoal_host.bench.rows import Row
 
@@ -103,9 +103,8 @@ async def test_every_writer_awaits_its_answer_before_the_next() -> None:
 
         return append
 
-    found = await driving.drive([writer(0), writer(1)], 0.02)
+    found = await driving.drive([writer(0), writer(1)], 0.2)
     assert found.requests > 2
-    assert found.rate == pytest.approx(found.requests / 0.02, rel=0.5)
     assert found.p50_s <= found.p99_s
 
 
@@ -114,7 +113,7 @@ async def test_what_a_writer_raises_ends_the_load() -> None:
         raise RuntimeError("etcd has it already")
 
     with pytest.raises(RuntimeError, match="already"):
-        await driving.drive([append], 0.02)
+        await driving.drive([append], 0.2)
 
 
 async def test_connections_are_spread_over_the_boards() -> None:
@@ -130,9 +129,10 @@ async def test_connections_are_spread_over_the_boards() -> None:
     second = await asyncio.start_server(lambda r, w: serve(1, r, w), "127.0.0.1", 0)
     async with first, second:
         ports = [server.sockets[0].getsockname()[1] for server in (first, second)]
-        found = await asyncio.to_thread(run_load_on, ports, 4, 0.02, "x")
+        two_each = [iter([post("/x", b"")] * 2) for _ in range(4)]
+        took = await _converse(ports, [lambda left=left: next(left, None) for left in two_each])
     assert asked == [2, 2]
-    assert found.requests >= 4
+    assert len(took) == 8
 
 
 async def test_a_program_that_ends_says_why(tmp_path: Path) -> None:

@@ -214,6 +214,10 @@ class RaftDriver:
         self.core.read_index(self._next_read, self._clock.monotonic_ms(), confirmed=confirmed)
         self._pump()
 
+    def send_bulk(self, node_id: str, value: Any) -> bool:
+        """Send what is large and may wait behind the core's own messages. False: it did not leave."""
+        return self.peers.send(node_id, value, bulk=True)
+
     # -- members ---------------------------------------------------------------------------------
 
     async def change(self, configuration: Configuration) -> int:

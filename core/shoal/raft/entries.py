@@ -19,6 +19,7 @@ CACHE_BYTES = 8 * 1024 * 1024
 MESSAGE_BYTES = 1024 * 1024
 """Entries in one message, unless the first alone is larger."""
 
+NO_CONFIGURATION = Configuration()
 _decode_configuration = msgspec.msgpack.Decoder(Configuration).decode
 encode_configuration = msgspec.msgpack.encode
 """The data of a configuration entry."""
@@ -88,7 +89,7 @@ class LogView:
     @property
     def configuration(self) -> Configuration:
         """The last one in the log, committed or not (thesis 4.1)."""
-        return self._configurations[-1][1] if self._configurations else Configuration()
+        return self._configurations[-1][1] if self._configurations else NO_CONFIGURATION
 
     @property
     def configuration_index(self) -> int:

@@ -143,8 +143,7 @@ class RaftNode:
     @property
     def is_alone(self) -> bool:
         """Whether it is the only voter."""
-        state = self._state
-        return state.votes and sum(member.voter for member in state.configuration.members) == 1
+        return self._state.roster.is_alone
 
     def wish_timeout(self, timeout_ms: int) -> None:
         """The election timeout that this member's disk and links need."""
@@ -413,7 +412,8 @@ class RaftNode:
         messages, state.messages = state.messages, []
         reads, self._reads.states = self._reads.states, []
         behind, self._following.behind = self._following.behind, None
-        committed = state.log.take_committed(self.everywhere)
+        log = state.log
+        committed = log.take_committed(self.everywhere) if log.commit > log.handed else []
         ready = Ready(hard_state, entries, messages, after, committed, reads, fetch, behind)
         if ready.must_persist:
             self._unadvanced = ready

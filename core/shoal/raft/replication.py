@@ -133,8 +133,8 @@ class Replication:
     @property
     def everywhere(self) -> int:
         """The last entry that every member with a state machine holds: a witness may forget it."""
-        full = [m.node_id for m in self._state.configuration.members if not m.witness]
-        return min((self._matched().get(node_id, 0) for node_id in full), default=0)
+        matched = self._matched()
+        return min([matched.get(node_id, 0) for node_id in self._state.roster.stateful], default=0)
 
     def heartbeat(self) -> None:
         """Say to everyone that this node leads; to those being probed, from where."""

@@ -38,6 +38,21 @@ class Own(msgspec.Struct, frozen=True):
     incarnation: bytes
 
 
+class Roster:
+    """What is asked of a configuration with every message, worked out once."""
+
+    def __init__(self, configuration: Configuration, own: Own) -> None:
+        members = configuration.members
+        self.configuration = configuration
+        self.by_id = {member.node_id: member for member in members}
+        self.others = [member.node_id for member in members if member.node_id != own.node_id]
+        self.stateful = [member.node_id for member in members if not member.witness]
+        found = self.by_id.get(own.node_id)
+        self.own = found if found is not None and found.incarnation == own.incarnation else None
+        self.votes = self.own is not None and self.own.voter
+        self.is_alone = self.votes and sum(member.voter for member in members) == 1
+
+
 class State:
     """Shared by election, following, replication and reads; `now_ms` is set at each call from outside."""
 
@@ -60,6 +75,7 @@ class State:
         self.after: list[tuple[str, Message]] = []
         self._saved = hard_state
         self._saving: HardState | None = None
+        self._roster = Roster(log.configuration, own)
 
     # -- who -------------------------------------------------------------------------------------
 
@@ -69,24 +85,30 @@ class State:
         return self.log.configuration
 
     @property
+    def roster(self) -> Roster:
+        """Who is in it."""
+        configuration = self.log.configuration
+        if self._roster.configuration is not configuration:
+            self._roster = Roster(configuration, self.own)
+        return self._roster
+
+    @property
     def member(self) -> Member | None:
         """This node in the configuration; a new incarnation is not in it."""
-        found = self.find(self.own.node_id)
-        return found if found is not None and found.incarnation == self.own.incarnation else None
+        return self.roster.own
 
     @property
     def votes(self) -> bool:
         """Whether this node may campaign: it is a voter of its own configuration."""
-        member = self.member
-        return member is not None and member.voter
+        return self.roster.votes
 
     def find(self, node_id: str) -> Member | None:
         """A member by id."""
-        return next((member for member in self.configuration.members if member.node_id == node_id), None)
+        return self.roster.by_id.get(node_id)
 
     def others(self) -> list[str]:
         """Node ids of all other members."""
-        return [m.node_id for m in self.configuration.members if m.node_id != self.own.node_id]
+        return self.roster.others
 
     # -- hard state ------------------------------------------------------------------------------
 
@@ -103,8 +125,10 @@ class State:
 
     def take_unsaved(self) -> HardState | None:
         """What has not been given out to be made durable."""
+        if not self.unsaved:
+            return None
         state = self.hard_state
-        if not self.unsaved or state == self._saving:
+        if state == self._saving:
             return None
         self._saving = state
         return state

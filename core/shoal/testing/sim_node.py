@@ -17,9 +17,10 @@ import msgspec
 
 from shoal.clock import WallReading
 from shoal.cluster.driver import found_group
-from shoal.cluster.frames import Decoder, encode, pack, unpack
+from shoal.cluster.frames import Decoder, encode
 from shoal.config import Config
 from shoal.node import Node
+from shoal.peer_words import decode_message, encode_message
 from shoal.raft.log import Member
 from shoal.raft.messages import Message
 from shoal.storage.files import RealFiles
@@ -36,7 +37,6 @@ from shoal.testing.sim_network import SimNetwork
 from shoal.testing.sim_worker import SimWorker
 from shoal.testing.write_log import WriteLog
 
-AnyMessage = Message | Forward | Refused
 CUT_WITHIN = ("journal", "writer")
 """Threads whose job may be cut in its midst: nobody reads what it writes before it has ended."""
 
@@ -204,12 +204,12 @@ class SimNode:
         if node is None:
             return
         (value,) = Decoder().feed(frame)
-        message = unpack(value, AnyMessage)
+        message = decode_message(value)
         if isinstance(message, Forward):
             node.sequencer.followers.take(peer, message)
         elif isinstance(message, Refused):
             node.sequencer.hear_refusal(message)
-        else:
+        elif isinstance(message, Message):
             node.driver.receive(peer, message)
 
     # -- disk and threads --------------------------------------------------------------------------
@@ -292,7 +292,7 @@ class _Wire:
         self._life = life
 
     def send(self, node_id: str, value: Any, *, bulk: bool = False) -> bool:
-        return self._network.send(self._life, node_id, encode(pack(value)), bulk=bulk)
+        return self._network.send(self._life, node_id, encode(encode_message(value)), bulk=bulk)
 
 
 def _nobody(_host: SimNode, _node: Node) -> None:
