@@ -153,6 +153,7 @@ class Shoald:
 
     async def _join_others(self, cluster: ClusterNode, clock: Clock) -> None:
         """Listen for peers, tell other boards of this one and hear of them."""
+        from shoal.cluster.addresses import reachable_urls
         from shoal.cluster.beacon import Beacon
         from shoal.cluster.discovery import Discovery, read_secret
         from shoal.cluster.known_peers import next_boot
@@ -168,7 +169,7 @@ class Shoald:
         )
         self._stack.push_async_callback(passed.drain, 0.0)
         cluster.peer_http = passed
-        await cluster.start(self.urls)
+        await cluster.start([url for told in self.urls for url in reachable_urls(told)])
         own = Beacon(
             cluster_id=info["cluster_id"],
             node_id=info["node_id"],

@@ -170,6 +170,19 @@ async def test_what_is_committed_is_handed_out_in_the_order_of_the_log() -> None
     ]
 
 
+async def test_nothing_is_taken_before_what_was_committed_earlier_is_handed_out() -> None:
+    """A proposal in between would be decided ahead of it: found by `shoal lab` as boards that differ."""
+    board = Board(terms=[3, 3])
+    index = await board.lead()
+    held = Appended(board.driver.term, index, 0, 1_000, incarnation=incarnation("B"))
+    board.driver.receive("B", held)
+    assert board.driver.commit_index == index
+    assert not board.driver.serves
+    await asyncio.sleep(0)
+    assert ("take", index) in board.did
+    assert board.driver.serves
+
+
 async def test_a_proposal_whose_place_another_leader_took_is_superseded() -> None:
     """An index alone names no entry: with its term it does (paper 5.3)."""
     board = Board()

@@ -7,6 +7,8 @@ from sequencer_board import Board
 
 from shoal.errors import InternalError, Timeout
 from shoal.model.commands import Append, SaveSnapshot, Write
+from shoal.raft.log import Kind
+from shoal.raft.messages import Entry
 from shoal.store import deciding, sequencer
 from shoal.types import ANY_VERSION
 
@@ -80,3 +82,15 @@ async def test_an_entry_that_cannot_be_encoded_though_its_commands_can_ends_the_
     await board.turn()
     assert isinstance(future.exception(), Timeout)
     assert len(board.failures) == 1
+
+
+async def test_what_has_no_commands_and_was_proposed_beside_is_decided_in_its_place(board):
+    done = board.append()
+    await board.turn()
+    board.sequencer.take([Entry(1, 1, int(Kind.CONFIGURATION), b"")])
+    board.index = 1
+    await board.through()
+    assert done.result().position == 1
+    board.sequencer.hand_over()
+    assert [entry.index for entry in board.applied] == [1, 2]
+    assert board.sequencer.applied_index == 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
+from shoal.address import split_address
+
 ADDRESSES_MAX: Final = 8
 
 
@@ -28,3 +30,10 @@ def reachable_addresses(host: str, port: int) -> tuple[str, ...]:
     lan = [ip for ip in found if not ip.is_loopback and not ip.is_link_local]
     chosen = lan or [ip for ip in found if not ip.is_loopback] or found
     return tuple(f"{ip}:{port}" for ip in chosen[:ADDRESSES_MAX])
+
+
+def reachable_urls(url: str) -> list[str]:
+    """As `reachable_addresses`, for `SCHEME://HOST:PORT`: what other members tell clients."""
+    scheme, _, address = url.partition("://")
+    host, port = split_address(address)
+    return [f"{scheme}://{each}" for each in reachable_addresses(host, port)]

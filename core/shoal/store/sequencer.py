@@ -159,7 +159,7 @@ class Sequencer:
         store = command.store
         if store not in self.stores and not isinstance(command, CreateStore | DropStore):
             raise NotFound(f"store {store!r} does not exist", store=store)
-        if self._consensus.serves:
+        if self.disk_full is not None and self._consensus.serves:
             self._require_room(command)
         future: asyncio.Future[Any] = self._loop.create_future()
         self._queue(Pending(command, size, self._clock.monotonic_ms() + timeout_ms, future, lane), lane_limit)
