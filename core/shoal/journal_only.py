@@ -100,8 +100,7 @@ class JournalOnly:
         if full != self.full:
             self.full = full
             _log.log(
-                *((logging.ERROR, self.status) if full else (logging.INFO, "the witness has room again"))
+                logging.ERROR if full else logging.INFO, "%s", self.status or "the witness has room again"
             )
-        return not (
-            full and any(entry.kind == NORMAL for entry in message.entries)
-        )  # a new leader's own are few
+        # What a new leader adds by itself is little, and without it there would be none.
+        return not (full and any(entry.kind == NORMAL for entry in message.entries))

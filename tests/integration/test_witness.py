@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster_kit import Member, Reef, reef, until, voters
@@ -127,8 +128,9 @@ async def test_at_its_limit_it_acknowledges_no_more_and_forgets_nothing(
     assert "storage.witness_bytes" in view["status"]
     assert journal_of(witness)[0] == 1
     assert witness.node.node._journal.segment_count == 2
-    assert first.node._driver.serves, "it still hears the leader, and votes"
+    await heard(witness, 8)
     assert not appending.done()
+    assert first.node._driver.serves, "it still hears the leader, and votes"
     back = await cluster.start("n2")
     assert (await appending).status == 201
     await cluster.ready("n2")
@@ -198,3 +200,16 @@ def drop(member: Member) -> None:
         journal.drop_through(journal.last_index)
 
     node._journal_worker.submit(roll, node._retention._dropped)
+
+
+async def heard(member: Member, count: int) -> None:
+    """Until so many more messages have come."""
+    driver, left = member.node._driver, [None] * count
+    accepts = driver.accepts
+
+    def counted(message: Any) -> bool:
+        left[:1] = []
+        return accepts(message)
+
+    driver.accepts = counted
+    await until(lambda: not left)
