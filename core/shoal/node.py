@@ -287,7 +287,8 @@ class Node:
         return self._stores.store(name)
 
     async def look_for(self, name: str) -> None:
-        """See Stores.look_for."""
+        """See Stores.look_for. Raises Unavailable where there are no databases."""
+        self.journal_only.require_stores()
         await self._stores.look_for(name)
 
     async def create_store(self, name: str) -> LocalStore:
