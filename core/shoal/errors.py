@@ -209,7 +209,7 @@ class EnrolmentRefused(ShoalError):
     code = "enrolment-refused"
     title = "The board was not enrolled"
 
-    def __init__(self, detail: str = "", *, reason: str, **facts: Any) -> None:
+    def __init__(self, detail: str = "", *, reason: str = "refused", **facts: Any) -> None:
         super().__init__(detail, reason=reason, **facts)
         self.reason = reason
 

@@ -38,6 +38,7 @@ STATUS: Final[dict[str, int]] = {
     "journal-corrupt": 500,
     "database-corrupt": 500,
     "transfer-refused": 500,
+    "enrolment-refused": 403,
     "state-diverged": 500,
     "data-dir-locked": 500,
     "config-error": 500,
