@@ -78,7 +78,7 @@ class Life:
         for board in struck:
             sim.crash(board)
             sim.after(self.random.randrange(20, 4_000), lambda board=board: sim.start(board))
-            if self.random.random() < 0.3:
+            if self.random.random() < 0.6:
                 sim.after(20, lambda board=board: self._notice(board))
 
     def _notice(self, gone: SimBoard) -> None:

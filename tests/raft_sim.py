@@ -69,8 +69,9 @@ class Simulation:
         self.cuts: set[tuple[str, str]] = set()
         self.loss = self.random.choice((0.0, 0.02, 0.15))
         self.twice = self.random.choice((0.0, 0.05))
-        self.doom = self.random.choice((0.0, 0.01))
-        """How likely the power fails while a board writes: that is when promises are made."""
+        self.trip_ms = self.random.choice((15, 15, 150))
+        self.doom = self.random.choice((0.0, 0.3))
+        """How likely the power fails around the write of a term or vote: that is when promises are made."""
         self.wish_ms = self.random.choice((300, 300, 1_000))
         self.faulty = True
         names = self.random.choice(("ABC", "ABC", "ABCDE"))
@@ -169,9 +170,9 @@ class Simulation:
             assert board.writing is None, "two writes at once"
             board.writing = ready
             self.later(board, self._disk_ms(board), lambda: self._persisted(board, ready))
-            if self.faulty and self.random.random() < self.doom:
-                self.later(board, self.random.randrange(5), lambda: self.crash(board))
-                self.after(self.random.randrange(5, 500), lambda: self.start(board))
+            if ready.hard_state and self.faulty and self.random.random() < self.doom:
+                self.later(board, self.random.randrange(15), lambda: self.crash(board))
+                self.after(self.random.randrange(15, 60), lambda: self.start(board))
         for entry in ready.committed:
             self._apply(board, entry)
         for state in ready.reads:
@@ -275,7 +276,7 @@ class Simulation:
             self.note(f"{sender} -> {to}  {raft_words.say(message)}{'  (lost)' if lost else ''}")
         for _ in range(0 if lost else 2 if self.faulty and self.random.random() < self.twice else 1):
             slow = self.faulty and self.random.random() < 0.03
-            delay_ms = self.random.randrange(3_000) if slow else self.random.randrange(1, 15)
+            delay_ms = self.random.randrange(3_000) if slow else self.random.randrange(1, self.trip_ms)
             self.after(delay_ms, lambda: self._arrive(sender, to, message))
 
     def _arrive(self, sender: str, to: str, message: Message) -> None:

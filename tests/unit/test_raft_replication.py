@@ -71,6 +71,9 @@ def test_commit_reaches_no_further_than_what_was_compared() -> None:
     assert cluster.boards["B"].commands == []
     cluster.tell("B", "A", append(3, (1, 1), (2, 3), commit=4))
     assert cluster["B"].log.commit == 2
+    cluster = Cluster(logs={"B": [2, 2, 2]})
+    cluster.tell("B", "A", append(3, (1, 1), (2, 2), commit=4))
+    assert (cluster["B"].log.commit, cluster.boards["B"].applied) == (2, 2)
 
 
 def test_an_acknowledgement_reaches_no_further_than_what_was_compared() -> None:
