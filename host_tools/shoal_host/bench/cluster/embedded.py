@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 
 from shoal_host.bench.bench import PHASES, Bench
-from shoal_host.bench.cluster import echo, ours
+from shoal_host.bench.cluster import ours, pings
 from shoal_host.bench.loops import best_loop, run_on
 from shoal_host.bench.probe import Disk, probe_disk
 from shoal_host.bench.processes import call
@@ -147,10 +147,8 @@ async def _phase(directory: Path, seconds: float, probe_s: float) -> Found:
     appends: dict[str, Done] = {}
     reads: dict[Side, Reads] = {}
     where = await asyncio.to_thread(ours.places, directory)
-    async with (
-        member_beside(where) as (member, store),
-        echo.peer(_keys(where[0]), _keys(where[1]), directory / "echo.log") as peer,
-    ):
+    async with member_beside(where) as (member, store):
+        peer = pings.Peer(member, where[1].node_id)
         for side in SIDES:
             await hand_over(member, where, side)
             reads[side] = await measure_reads(store, peer)
@@ -172,7 +170,7 @@ async def measure_appends(store: LocalStore, shape: Shape, seconds: float, probe
     return Done(done.events / done.seconds, percentile(took, 50), percentile(took, 99), disk_rate)
 
 
-async def measure_reads(store: LocalStore, peer: echo.Peer) -> Reads:
+async def measure_reads(store: LocalStore, peer: pings.Peer) -> Reads:
     """Reads and round trips in turns, one at a time, so that both see the same machine."""
     took: list[float] = []
     trips: list[float] = []
@@ -252,9 +250,3 @@ async def _transfer(member: ClusterNode, where: list[Place], leads: str, wanted:
             session.post(f"{url}/v1/cluster/transfer-leader", json=body),
         ):
             return
-
-
-def _keys(place: Place) -> Path:
-    if place.tls_dir is None:
-        raise RuntimeError(f"{place.node_id} has no keys")
-    return place.tls_dir
