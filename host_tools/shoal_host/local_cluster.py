@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from shoal.address import split_address
 from shoal.errors import ConfigError
 
 _PEERS_ABOVE: Final = 100
+_PORTS: Final = range(15_000, 31_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +102,16 @@ def issue_identities(directory: Path, node_ids: Sequence[str]) -> dict[str, Path
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 on which nobody listens at the moment, all different."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+    """Ports of 127.0.0.1 on which nobody listens at the moment, all different.
+
+    Below those that the kernel gives to outgoing connections: a board that is down for a while finds its port again.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = _PORTS.start + secrets.randbelow(len(_PORTS))
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            if port not in found:
+                found.append(port)
+    return found
