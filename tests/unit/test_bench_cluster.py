@@ -62,7 +62,8 @@ def test_nats_syncs_before_it_answers() -> None:
 
 
 async def test_nats_is_asked_again_while_it_is_not_done_with_the_last_message() -> None:
-    errors = pytest.importorskip("nats.js.errors", reason="nats-py comes with the extra `bench`")
+    from nats.js import errors
+
     codes = [None, 10164, None, 10071]
     expected: list[str] = []
 
