@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -28,6 +29,18 @@ def _in_processes(count: int) -> list[node_sim.Outcome]:
             for first in range(PROCESSES)
         ]
         return [outcome for part in parts for outcome in part.result()]
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.skipif("SHOAL_SIM_SEED" in os.environ, reason="one seed is asked for")
+def test_what_was_told_stays_true() -> None:
+    found = _in_processes(int(os.environ.get("SHOAL_SIM_SEEDS") or SEEDS))
+    failed = [outcome.error for outcome in found if outcome.error]
+    assert not failed, "\n\n".join(failed)
+    did = sum((outcome.did for outcome in found), Counter[str]())
+    if len(found) >= SEEDS:  # every kind of trouble came, and every kind of answer
+        assert min(did[name] for name in node_sim.EXPECTED) >= 1, did
+    assert did["append applied"] > 20 * len(found), did
 
 
 if "SHOAL_SIM_SEED" in os.environ:
