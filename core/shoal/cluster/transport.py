@@ -224,7 +224,8 @@ class Transport:
         self._acceptor.proven(link)
         node_id = _node_id(link)
         self._said = {said for said in self._said if said[0] != node_id}
-        _log.info("connected %s %s at %s", "to" if link.dialled else "from", node_id, link.address)
+        if link.dialled:  # who connects from there says so itself, and some only ask who is here
+            _log.info("connected to %s at %s", node_id, link.address)
 
     def link_received(self, node_id: str, value: Any) -> None:
         self._receive(node_id, value)
