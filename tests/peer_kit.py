@@ -147,11 +147,15 @@ class Reef:
     async def pair(self, **options: Any) -> tuple[Node, Node]:
         """Two nodes that trust each other; the first has connected to the second."""
         one, two = await self.node("one", **options), await self.node("two", **options)
+        await self.join(one, two)
+        return one, two
+
+    async def join(self, one: Node, two: Node) -> None:
+        """They trust each other from now on, and `one` connects to `two`."""
         one.admit(two)
         two.admit(one)
         one.dial(two)
-        await until(lambda: one.transport.connected("two"))
-        return one, two
+        await until(lambda: one.transport.connected(two.identity.node_id))
 
     async def close(self) -> None:
         for node in self.nodes:

@@ -237,26 +237,15 @@ async def test_a_connection_for_http_is_handed_to_it(cluster: Reef) -> None:
     two = await cluster.node("two", http=Echo)
     one = await cluster.node("one")
     assert await http_answer(one, two) == b""  # nobody said hello before
-    one.admit(two)
-    two.admit(one)
-    one.dial(two)
-    await until(lambda: one.transport.connected("two"))
+    await cluster.join(one, two)
     assert await http_answer(one, two) == b"GET /"
     two.members.clear()
     assert await http_answer(one, two) == b""
 
 
 async def test_http_of_a_removed_node_is_closed(cluster: Reef) -> None:
-    two = await cluster.node("two", http=Echo)
-    one = await cluster.node("one")
-    one.admit(two)
-    two.admit(one)
-    one.dial(two)
-    await until(lambda: one.transport.connected("two"))
-    host, port = two.address.split(":")
-    reader, writer = await asyncio.open_connection(
-        host, int(port), ssl=one.transport.http_context(), server_hostname=""
-    )
+    one, two = await cluster.pair(http=Echo)
+    reader, writer = await open_http(one, two)
     writer.write(b"GET /")
     assert await reader.read(5) == b"GET /"
     two.members.clear()
@@ -269,16 +258,8 @@ async def test_http_of_a_removed_node_is_closed(cluster: Reef) -> None:
 
 async def test_http_that_closes_its_connection_twice_stops_nothing(cluster: Reef) -> None:
     """As aiohttp does. asyncio forgets TLS at the second time, and then has no answer to anything."""
-    two = await cluster.node("two", http=Impatient)
-    one = await cluster.node("one")
-    one.admit(two)
-    two.admit(one)
-    one.dial(two)
-    await until(lambda: one.transport.connected("two"))
-    host, port = two.address.split(":")
-    reader, writer = await asyncio.open_connection(
-        host, int(port), ssl=one.transport.http_context(), server_hostname=""
-    )
+    one, two = await cluster.pair(http=Impatient)
+    reader, writer = await open_http(one, two)
     writer.write(b"GET /")
     await until(lambda: any(link.handed_over and link._transport._closed for link in two.transport._links))
     two.transport.recheck()
@@ -308,11 +289,14 @@ class Echo(asyncio.Protocol):
         self.transport.close()
 
 
-async def http_answer(one: Node, two: Node) -> bytes:
+async def open_http(one: Node, two: Node) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host, port = two.address.split(":")
-    reader, writer = await asyncio.open_connection(
-        host, int(port), ssl=one.transport.http_context(), server_hostname=""
-    )
+    tls = one.transport.http_context()
+    return await asyncio.open_connection(host, int(port), ssl=tls, server_hostname="")
+
+
+async def http_answer(one: Node, two: Node) -> bytes:
+    reader, writer = await open_http(one, two)
     try:
         writer.write(b"GET /")
         return await reader.read(5)

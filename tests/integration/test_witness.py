@@ -116,11 +116,8 @@ async def test_at_its_limit_it_acknowledges_no_more_and_forgets_nothing(
     first = await site(cluster)
     witness = cluster.up["w"]
     await cluster.stop("n2")
-    stored = 0
-    while not (limit := witness.node.node.journal_only).full:
-        appending = asyncio.ensure_future(first.board.append("s", f"{stored} {EVENT}"))
-        await until(lambda: appending.done() or limit.full)  # noqa: B023 - within this turn
-        stored += appending.done()
+    limit = witness.node.node.journal_only
+    stored, appending = await fill(first, witness)
     assert stored > 200
     assert "acknowledges no more: start the board that is down" in caplog.text
     view = await witness.view()
@@ -144,11 +141,7 @@ async def test_at_its_limit_it_still_saves_what_it_holds(cluster: Reef) -> None:
     first = await site(cluster)
     witness = cluster.up["w"]
     await cluster.stop("n2")
-    stored = 0
-    while not (limit := witness.node.node.journal_only).full:
-        appending = asyncio.ensure_future(first.board.append("s", f"{stored} {EVENT}"))
-        await until(lambda: appending.done() or limit.full)  # noqa: B023 - within this turn
-        stored += appending.done()
+    stored, _ = await fill(first, witness)
     await cluster.stop("n1")
     back = await cluster.start("n2")
     assert await cluster.leader() is back
@@ -200,6 +193,18 @@ def drop(member: Member) -> None:
         journal.drop_through(journal.last_index)
 
     node._journal_worker.submit(roll, node._retention._dropped)
+
+
+async def fill(board: Member, witness: Member) -> tuple[int, asyncio.Future[Any]]:
+    """Append until the witness is at its limit; how many were answered, and the one that may not be."""
+    limit = witness.node.node.journal_only
+    stored = 0
+    while True:
+        appending = asyncio.ensure_future(board.board.append("s", f"{stored} {EVENT}"))
+        await until(lambda: appending.done() or limit.full)  # noqa: B023 - within this turn
+        stored += appending.done()
+        if limit.full:
+            return stored, appending
 
 
 async def heard(member: Member, count: int) -> None:

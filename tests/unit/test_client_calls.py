@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
-from typing import Any
 
 import cbor2
 import pytest
-from scripted_board import Pauses, ScriptedBoard, Step, answer, hang_up, problem, say_nothing
+from client_kit import Clients
+from scripted_board import ScriptedBoard, Step, answer, hang_up, problem, say_nothing
 
-from shoal.client import RemoteStore, RetryPolicy, connect
+from shoal.client import RetryPolicy, connect
 from shoal.errors import (
     ConfigError,
     InternalError,
@@ -24,7 +24,6 @@ from shoal.errors import (
     Unreachable,
     WrongExpectedVersion,
 )
-from shoal.testing.clock import FakeClock
 from shoal.types import ANY_VERSION, Condition, EventFilter, NewEvent, Query, QueryItem, StreamWrite
 
 STORED = answer({"stream_id": "s", "first_version": 0, "version": 0, "position": 1, "duplicate": False}, 201)
@@ -34,27 +33,11 @@ CONFLICT = problem(409, "wrong-expected-version", stream_id="s", expected_versio
 EVENT = NewEvent("happened", {"n": 1})
 
 
-class Clients:
-    """Makes clients whose clock and sleeps are by hand, and closes them."""
-
-    def __init__(self) -> None:
-        self.clock = FakeClock()
-        self.pauses = Pauses(self.clock)
-        self.made: list[RemoteStore] = []
-
-    def connect(self, *boards: ScriptedBoard | str, **options: Any) -> RemoteStore:
-        urls = [board if isinstance(board, str) else board.url for board in boards]
-        given = {"clock": self.clock, "sleep": self.pauses, "random": lambda: 1.0} | options
-        self.made.append(connect(*urls, **given))
-        return self.made[-1]
-
-
 @pytest.fixture
 async def clients():
     made = Clients()
     yield made
-    for store in made.made:
-        await store.close()
+    await made.close()
 
 
 @pytest.fixture

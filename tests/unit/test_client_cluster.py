@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from client_kit import Clients
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from scripted_board import (
-    Pauses,
     ScriptedBoard,
     Step,
     answer,
@@ -28,7 +28,7 @@ from scripted_board import (
     say_nothing,
 )
 
-from shoal.client import RemoteStore, RetryPolicy, connect
+from shoal.client import RetryPolicy
 from shoal.errors import (
     NoLeader,
     OutcomeUnknown,
@@ -38,7 +38,6 @@ from shoal.errors import (
     Unreachable,
     WrongExpectedVersion,
 )
-from shoal.testing.clock import FakeClock
 from shoal.types import ANY_VERSION, NO_STREAM, CaughtUp, EventFilter, NewEvent
 
 DONE = {"stream_id": "s", "first_version": 0, "version": 0, "position": 1, "duplicate": False}
@@ -88,27 +87,11 @@ def no_leader(leader: str | None = None) -> Step:
     return problem(503, "no-leader", leader=leader)
 
 
-class Clients:
-    """Makes clients whose clock and pauses are by hand, and closes them."""
-
-    def __init__(self) -> None:
-        self.clock = FakeClock()
-        self.pauses = Pauses(self.clock)
-        self.made: list[RemoteStore] = []
-
-    def connect(self, *boards: ScriptedBoard | str, **options: Any) -> RemoteStore:
-        urls = [board if isinstance(board, str) else board.url for board in boards]
-        given = {"clock": self.clock, "sleep": self.pauses, "random": lambda: 1.0} | options
-        self.made.append(connect(*urls, **given))
-        return self.made[-1]
-
-
 @pytest.fixture
 async def clients():
     made = Clients()
     yield made
-    for store in made.made:
-        await store.close()
+    await made.close()
 
 
 # -- the leader --------------------------------------------------------------------------------------

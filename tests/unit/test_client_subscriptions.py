@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from scripted_board import Pauses, ScriptedBoard, Step, answer, hang_up, problem, say_nothing
+from client_kit import Clients
+from scripted_board import ScriptedBoard, Step, answer, hang_up, problem, say_nothing
 
-from shoal.client import RemoteStore, RetryPolicy, connect
+from shoal.client import RetryPolicy
 from shoal.errors import (
     AlreadyExists,
     Forbidden,
@@ -20,7 +21,6 @@ from shoal.errors import (
     Timeout,
     Unreachable,
 )
-from shoal.testing.clock import FakeClock
 from shoal.types import Subscription, SubscriptionOptions, SubscriptionStats
 
 OPTIONS = {
@@ -72,26 +72,18 @@ EVENT = {
 NOTHING = answer({"events": []})
 
 
-class Clients:
-    """Makes clients whose clock and sleeps are by hand, and closes them."""
+class Subscribers(Clients):
+    """Clients, of which the tests use the subscriptions."""
 
-    def __init__(self) -> None:
-        self.clock = FakeClock()
-        self.pauses = Pauses(self.clock)
-        self.made: list[RemoteStore] = []
-
-    def connect(self, *boards: ScriptedBoard, **options: Any) -> Any:
-        given = {"clock": self.clock, "sleep": self.pauses, "random": lambda: 1.0} | options
-        self.made.append(connect(*(board.url for board in boards), **given))
-        return self.made[-1].subscriptions
+    def connect(self, *boards: ScriptedBoard | str, **options: Any) -> Any:
+        return super().connect(*boards, **options).subscriptions
 
 
 @pytest.fixture
 async def clients():
-    made = Clients()
+    made = Subscribers()
     yield made
-    for store in made.made:
-        await store.close()
+    await made.close()
 
 
 def sent(board: ScriptedBoard) -> list[tuple[str, str, Any]]:

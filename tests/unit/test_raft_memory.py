@@ -8,15 +8,20 @@ from shoal.raft.entries import CACHE_BYTES
 from shoal.raft.messages import Append, Behind
 
 
-def test_entries_that_left_memory_come_from_the_journal() -> None:
-    """The journal holds the log; the core asks for what it needs."""
-    logs = {"A": [1] * 30, "B": [1] * 3, "C": [1] * 30}
-    cluster = Cluster(logs=logs)
+def led_from_the_journal() -> Cluster:
+    """A leads, B lacks entries that only A's journal has, and what is fetched from it comes by hand."""
+    cluster = Cluster(logs={"A": [1] * 30, "B": [1] * 3, "C": [1] * 30})
     cluster.crash("A")
     cluster.boards["A"].applied = 31
     cluster.start("A")
     cluster.fetch_by_hand = True
     cluster.elect("A")
+    return cluster
+
+
+def test_entries_that_left_memory_come_from_the_journal() -> None:
+    """The journal holds the log; the core asks for what it needs."""
+    cluster = led_from_the_journal()
     assert cluster.boards["A"].fetches == [("B", 5)]
     cluster.propose("A")
     assert cluster.boards["A"].fetches == [("B", 5)], "one question at a time"
@@ -31,12 +36,7 @@ def test_entries_that_left_memory_come_from_the_journal() -> None:
 
 def test_entries_fetched_for_another_place_or_another_log_are_not_sent() -> None:
     """The answer comes later; the member or the log may be elsewhere by then."""
-    cluster = Cluster(logs={"A": [1] * 30, "B": [1] * 3, "C": [1] * 30})
-    cluster.crash("A")
-    cluster.boards["A"].applied = 31
-    cluster.start("A")
-    cluster.fetch_by_hand = True
-    cluster.elect("A")
+    cluster = led_from_the_journal()
     cluster["A"].fetched("B", cluster.boards["A"].journal.from_index(9), cluster.now_ms)
     foreign = log_of(configuration("ABC"), [1] * 3 + [7] * 5)[4:]
     cluster["A"].fetched("B", foreign, cluster.now_ms)
@@ -47,12 +47,7 @@ def test_entries_fetched_for_another_place_or_another_log_are_not_sent() -> None
 
 def test_a_journal_that_has_them_no_longer_makes_the_member_fall_behind() -> None:
     """Rather than ask the journal for ever."""
-    cluster = Cluster(logs={"A": [1] * 30, "B": [1] * 3, "C": [1] * 30})
-    cluster.crash("A")
-    cluster.boards["A"].applied = 31
-    cluster.start("A")
-    cluster.fetch_by_hand = True
-    cluster.elect("A")
+    cluster = led_from_the_journal()
     cluster["A"].fetched("B", [], cluster.now_ms)
     cluster.boards["A"].fetches.clear()
     cluster.work("A")
