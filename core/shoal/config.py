@@ -24,6 +24,8 @@ from shoal.types import Limits
 Mode = Literal["single", "cluster"]
 
 DEFAULT_STORE: Final = "main"
+CLUSTER_BODY_BYTES: Final = 24 * 1024 * 1024
+"""The entry of an append must fit a frame between nodes, with what is in it beside."""
 CONFIG_FILE_VARIABLE: Final = "SHOAL_CONFIG"
 """Names the TOML file, as `--config` does; reading it is the caller's work."""
 
@@ -427,6 +429,10 @@ def _check(config: Config) -> Config:
     if in_cluster and "k8s" in discovery.methods and discovery.k8s_service is None:
         raise ConfigError(
             "discovery.k8s_service", "name the headless service of the boards, or leave k8s out"
+        )
+    if in_cluster and limits.body_bytes > CLUSTER_BODY_BYTES:
+        raise ConfigError(
+            "limits.body_bytes", f"write at most {CLUSTER_BODY_BYTES} in a cluster: an append is one frame"
         )
     if len(config.stores) > http.max_stores:
         raise ConfigError("http.max_stores", f"write at least {len(config.stores)}, the stores configured")

@@ -15,7 +15,7 @@ from shoal.store.forwarding import Forward, Refused
 
 MESSAGES = [
     Append(3, 4, 2, [Entry(5, 3, 1, b"data"), Entry(6, 3, 2, b"")], 4, 7, 1_000, 4),
-    Forward(3, b"items"),
+    Forward(3, 0, b"items"),
     Refused(3, 9, "too-busy", "wait", {"retry_after_ms": 5}),
     AskCopy(1, b"cursor"),
     CopyChunk(1, 2, b"piece"),

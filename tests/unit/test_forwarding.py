@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from sequencer_board import Board
 
 from shoal.errors import NoLeader, Timeout, TooBusy, WrongExpectedVersion
+from shoal.model.commands import Append, Write
+from shoal.model.machine import StoreState
 from shoal.raft.log import Kind
 from shoal.raft.messages import Entry
 from shoal.store import forwarding
 from shoal.store.forwarding import Forward, Refused, Taken
+from shoal.store.memory import StoreMemory
 from shoal.store.ports import Superseded
-from shoal.types import NO_STREAM
+from shoal.types import ANY_VERSION, NO_STREAM, Condition, Query, QueryItem
 
 
 class Pair:
@@ -210,6 +213,71 @@ async def test_without_a_leader_it_was_not_applied(pair):
     assert caught.value.outcome == "not-applied"
 
 
+@pytest.mark.parametrize("outcome", ["late", "failed"])
+async def test_who_waits_for_an_entry_that_cannot_be_decided_here_is_told(pair, outcome):
+    """It left what was passed on when the entry came, and is in no batch of this node."""
+    future = pair.follower.append(expected=NO_STREAM, timeout_ms=100)
+    await pair.follower.turn()
+    await pair.carry()
+    pair.follower.index += 1
+    pair.follower.sequencer.take([Entry(pair.follower.index, 1, int(Kind.NORMAL), pair.leader.payload)])
+    await pair.follower.turn()
+    if outcome == "failed":
+        pair.follower.fetches[0][1](OSError("no disk"))
+    else:
+        await pair.wait(100)
+    with pytest.raises(Timeout) as caught:
+        await future
+    assert caught.value.outcome == "unknown"
+
+
+async def test_what_is_sent_again_goes_in_parts_that_fit_a_frame(pair):
+    futures = [pair.follower.append(f"s{n}", size=700 * 1024) for n in range(5)]
+    await pair.follower.turn()
+    assert len(pair.wire) == 5, "one does not wait for the other's answer"
+    pair.wire.clear()
+    await pair.wait(forwarding.RESEND_MS)
+    assert len(pair.wire) == 5
+    await pair.carry()
+    while pair.leader.done is not None:
+        await pair.commit()
+        await pair.leader.turn()
+    assert [future.done() for future in futures] == [True] * 5
+
+
+async def test_what_waits_for_the_leader_is_bounded_in_bytes_and_what_comes_then_waits_here(
+    pair, monkeypatch
+):
+    monkeypatch.setattr(forwarding, "WAITING_BYTES", 1_000)
+    first, second = pair.follower.append(size=1_000), None
+    await pair.follower.turn()
+    second = pair.follower.append("t", size=10)
+    await pair.follower.turn()
+    assert len(pair.wire) == 1
+    await pair.carry()
+    await pair.commit()
+    assert (await first).results[0].version == 0
+    await pair.follower.turn()
+    await pair.carry()
+    await pair.commit()
+    assert (await second).results[0].version == 0
+
+
+async def test_a_condition_about_a_store_that_the_leader_lacks_is_decided_and_its_neighbours_too(pair):
+    pair.follower.sequencer.stores["gone"] = StoreMemory(StoreState())
+    write = Write("s", ANY_VERSION, [])
+    condition = Condition(Query((QueryItem(types=("e",)),)), after=0)
+    command = Append("gone", [write], condition)
+    lost = pair.follower.sequencer.submit(command, 10)
+    kept = pair.follower.append()
+    await pair.follower.turn()
+    await pair.carry()
+    proposed = [command.store for proposal, _ in pair.leader.proposed for command in proposal.commands]
+    assert sorted(proposed) == ["gone", "main"]
+    lost.cancel()
+    kept.cancel()
+
+
 async def test_a_refusal_of_the_leader_reaches_who_asked(pair, monkeypatch):
     future = pair.follower.append()
     await pair.follower.turn()
@@ -266,14 +334,16 @@ def test_what_is_remembered_is_bounded_and_what_is_forgotten_is_not_taken_again(
     monkeypatch.setattr(forwarding, "TAKEN_MAX", 3)
     taken = Taken()
 
-    def fresh(*numbers):
+    def fresh(*numbers, life=0):
         items = [(n, ("append", "main", []), 0, 1, 100) for n in numbers]
         monkeypatch.setattr(forwarding, "_items", _Items([forwarding.Item(*item) for item in items]))
-        return [item.number for item in taken.fresh("a", Forward(1, b""))]
+        return [item.number for item in taken.fresh("a", Forward(1, life, b""))]
 
     assert fresh(1, 2, 3, 4, 5) == [1, 2, 3, 4, 5]
     assert fresh(1, 2, 3, 4, 5) == []
     assert fresh(6) == [6]
+    assert fresh(1, life=7) == [1]  # a process that began anew, with numbers of its own
+    assert fresh(1, life=7) == []
 
 
 class _Items:
@@ -287,7 +357,7 @@ class _Items:
 @given(st.binary(max_size=200))
 def test_what_is_no_command_is_refused(raw):
     try:
-        items = Taken().fresh("a", Forward(1, raw))
+        items = Taken().fresh("a", Forward(1, 0, raw))
     except ValueError as error:
         assert "a passed on what is no command" in str(error)
     else:

@@ -108,12 +108,25 @@ async def test_a_condition_waits_behind_a_delete_of_its_store_only(lanes):
     assert take(lanes) == [waits, behind]
 
 
+@pytest.mark.parametrize("remade", [CreateStore("main"), DropStore("main")])
+async def test_what_follows_the_making_or_dropping_of_its_store_is_in_another_entry(lanes, remade):
+    """What is fetched for an entry is of the store that was there before it."""
+    before, change = put(lanes), put(lanes, remade)
+    after, elsewhere = put(lanes), put(lanes, Append("other", []))
+    other_lane = put(lanes, lane=1)
+    first = take(lanes)
+    assert after not in first
+    assert {id(pending) for pending in (before, change, elsewhere)} <= {id(pending) for pending in first}
+    assert {id(pending) for pending in take(lanes) + first} >= {id(after), id(other_lane)}
+
+
 async def test_a_dropped_store_takes_its_commands_along_but_not_those_that_make_it_again(lanes):
     appended, made, dropped = put(lanes), put(lanes, CreateStore("main")), put(lanes, DropStore("main"))
     other = put(lanes, Append("other", []))
     lanes.leave_store("main")
     assert isinstance(appended.future.exception(), NotFound)
-    assert sorted(map(id, take(lanes))) == sorted(map(id, [made, dropped, other]))
+    assert sorted(map(id, take(lanes))) == sorted(map(id, [made, other]))
+    assert take(lanes) == [dropped]
 
 
 async def test_failing_answers_everything_once(lanes):

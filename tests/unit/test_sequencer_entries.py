@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from sequencer_board import Board
 
 from shoal.errors import InternalError, Timeout
 from shoal.model.commands import Append, SaveSnapshot, Write
-from shoal.raft.log import Kind
+from shoal.raft.log import Configuration, Kind
 from shoal.raft.messages import Entry
-from shoal.store import deciding, sequencer
+from shoal.store import deciding, memory, sequencer
 from shoal.types import ANY_VERSION
 
 
@@ -94,3 +95,23 @@ async def test_what_has_no_commands_and_was_proposed_beside_is_decided_in_its_pl
     board.sequencer.hand_over()
     assert [entry.index for entry in board.applied] == [1, 2]
     assert board.sequencer.applied_index == 2
+
+
+async def test_what_an_entry_was_not_fetched_for_stays_in_memory_until_it_is_decided(board, monkeypatch):
+    """A change of members that comes committed before it is no moment to forget heads that it needs."""
+    monkeypatch.setattr(memory, "HEADS_CACHED", 10)
+    for number in range(12):
+        board.append(f"s{number}")
+    await board.through()
+    board.sequencer.hand_over()
+    board.sequencer.committed(board.index, {"main": board.memory.state.position})
+    future = board.append("s1")
+    await board.turn()
+    assert not board.fetches
+    board.index += 1
+    members = msgspec.msgpack.encode(Configuration())
+    board.sequencer.take([Entry(board.index, 1, int(Kind.CONFIGURATION), members)])
+    board.sync()
+    await board.turn()
+    assert (await future).results[0].version == 1
+    assert board.failures == []

@@ -10,9 +10,9 @@ from shoal.errors import StateDiverged
 from shoal.model.commands import Proposal, StateDigest, decode, encode
 from shoal.model.machine import StoreState
 from shoal.raft.messages import CONFIGURATION, NORMAL, Entry
-from shoal.store import proposing
+from shoal.store import proposing, state_digest
 from shoal.store.memory import StoreMemory
-from shoal.store.state_digest import digest_of
+from shoal.store.state_digest import check, digest_of
 
 
 @pytest.fixture
@@ -100,3 +100,20 @@ async def test_what_is_the_same_has_the_same_digest_and_what_is_not_has_not() ->
 def test_an_entry_of_an_older_release_has_none() -> None:
     old = b"\x01" + msgspec.msgpack.encode([1, 2, [], []])
     assert decode(old) == Proposal(1, 2, [])
+
+
+async def test_who_proposes_a_digest_does_not_work_it_out_again(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worked = []
+    for module in (proposing, state_digest):
+        monkeypatch.setattr(module, "digest_of", lambda stores: worked.append(1) or digest_of(stores))
+    found = await digests(board, 14)
+    assert len(worked) == sum(digest is not None for digest in found) == 2
+
+
+async def test_digests_of_another_form_are_not_compared(board: Board) -> None:
+    """A release that digests something else runs beside this one while boards are updated."""
+    check(StateDigest(0, 1, form=99), board.sequencer.stores)
+    with pytest.raises(StateDiverged):
+        check(StateDigest(0, 1), board.sequencer.stores)

@@ -206,6 +206,8 @@ class StateDigest(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     index: int
     digest: int
+    form: int = 1
+    """What it is a digest of; nodes compare those of their own release's form only."""
 
 
 class Proposal(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -45,8 +45,10 @@ class Conditions:
 
     def take_in(self, pending: Pending, limit: int) -> None:
         """Queue an append with a condition, once what the database holds is known. Raises TooBusy."""
-        memory = self._stores[pending.command.store]
-        if _condition(pending).after >= memory.base:  # it is about events in memory alone
+        memory = self._stores.get(pending.command.store)
+        if memory is None:  # a follower had it: the entry decides
+            self._lanes.put(pending, limit)
+        elif _condition(pending).after >= memory.base:  # it is about events in memory alone
             pending.checked = Checked(None, memory.deletes)
             self._lanes.put(pending, limit)
         else:

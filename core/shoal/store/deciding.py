@@ -60,14 +60,17 @@ class Decidable(msgspec.Struct, gc=False, eq=False):
     configuration: bytes | None = None
 
 
-def committed_entry(entry: Entry, answered: Callable[[Sequence[Origin]], Mapping[int, Pending]]) -> Decidable:
-    """An entry that came committed; `answered` finds who waits here for its commands. Raises CodecError."""
+def committed_entry(
+    entry: Entry, answered: Callable[[Sequence[Origin]], Mapping[int, Pending]]
+) -> tuple[Decidable, Sequence[Pending]]:
+    """An entry that came committed, and who waits for it here, whom `answered` finds. Raises CodecError."""
     proposal = decode(entry.data) if entry.kind == Kind.NORMAL else Proposal(0, 0, [])
     waiting = answered(proposal.origins) if proposal.origins else {}
     places = range(len(proposal.commands))
     futures = [waiting[place].future if place in waiting else None for place in places]
     configuration = entry.data if entry.kind == Kind.CONFIGURATION else None
-    return Decidable(proposal, len(entry.data), futures, [None] * len(places), configuration)
+    decidable = Decidable(proposal, len(entry.data), futures, [None] * len(places), configuration)
+    return decidable, list(waiting.values())
 
 
 class _View:
@@ -125,16 +128,18 @@ class Decider:
         self.applied_index = self.digested_index = index
         self.applied_term = term
 
-    def forget_committed(self) -> None:
+    def forget(self) -> None:
         """What the database has may leave memory. Not while an entry is under way that was fetched for before."""
+        for memory in self.stores.values():
+            memory.trim()
         if self.committed is None:
             return
         index, positions = self.committed
         self.committed = None
         for name, position in positions.items():
-            memory = self.stores.get(name)
-            if memory is not None and index >= memory.since:  # not that of a dropped one of the same name
-                memory.forget(index, position)
+            found = self.stores.get(name)
+            if found is not None and index >= found.since:  # not that of a dropped one of the same name
+                found.forget(index, position)
 
     # -- read sets -------------------------------------------------------------------------------
 
@@ -156,10 +161,14 @@ class Decider:
 
     # -- deciding --------------------------------------------------------------------------------
 
-    def decide(self, proposed: Proposed, entry: Decidable, fetched: Mapping[str, ReadSet]) -> None:
+    def decide(
+        self, proposed: Proposed, entry: Decidable, fetched: Mapping[str, ReadSet], *, own: bool = False
+    ) -> None:
         """Decide an entry's commands in order, and answer those who wait. Raises StateDiverged."""
         proposal = entry.proposal
-        if proposal.digest is not None and check(proposal.digest, self.stores, self.applied_index):
+        if proposal.digest is not None and proposal.digest.index == self.applied_index:
+            if not own:
+                check(proposal.digest, self.stores)
             self.digested_index = proposed.index
         changes: dict[str, list[Change]] = {}
         catalog: list[CreateStore | DropStore] = []
@@ -188,8 +197,6 @@ class Decider:
         _give(answers)
         for name in changes:
             self.listeners[name]()
-        for memory in self.stores.values():
-            memory.trim()
 
     def _decide_command(
         self,

@@ -11,7 +11,7 @@ caller: so the answer needs no message, and whoever wrote here can read it here.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,8 +21,14 @@ from shoal.model.commands import Command, Origin
 from shoal.store.lanes import Pending
 
 RESEND_MS = 500
+SLICE_BYTES = 1024 * 1024
+"""Of what is sent again at once: a frame has its limit."""
+WAITING_MAX = 8_192
+WAITING_BYTES = 16 * 1024 * 1024
+"""Commands that wait for the leader's word, unless the first alone is larger; more wait in the lanes."""
+LIVES_MAX = 64
 TAKEN_MAX = 100_000
-"""Numbers that a leader remembers of one follower: more than can wait at once."""
+"""Numbers that a leader remembers of one life of a follower: more than can wait at once."""
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -39,6 +45,8 @@ class Forward(msgspec.Struct, frozen=True, array_like=True, tag=20, gc=False):
     """Commands for the leader of `term`; `items` is msgpack of a list of Item."""
 
     term: int
+    life: int
+    """Of the follower's process: its numbers are new."""
     items: bytes
 
 
@@ -73,52 +81,73 @@ class Forwarding:
 
     def __init__(self, node_id: str, first_number: int, send: Callable[[str, Any], bool]) -> None:
         self._node_id = node_id
-        self._next = first_number
+        self._life = self._next = first_number
         self._send = send
         self._sent: dict[int, _Sent] = {}
+        self._bytes = 0
 
     @property
     def waiting(self) -> int:
         """Commands whose answer is awaited."""
         return len(self._sent)
 
+    @property
+    def full(self) -> bool:
+        """Whether nothing more may be passed on now."""
+        return len(self._sent) >= WAITING_MAX or self._bytes >= WAITING_BYTES
+
     def pass_on(self, batch: Sequence[Pending], leader: str, term: int, now_ms: int) -> bool:
         """Send commands to the leader. False: they did not leave."""
         sent = {self._next + n: _Sent(pending, term, now_ms) for n, pending in enumerate(batch)}
         self._next += len(batch)
-        if not self._send(leader, _forward(term, sent, now_ms)):
+        if not self._send(leader, self._forward(term, sent, now_ms)):
             return False
         self._sent |= sent
+        self._bytes += sum(_size(pending) for pending in batch)
         return True
+
+    def _pop(self, number: int) -> Pending:
+        pending = self._sent.pop(number).pending
+        self._bytes -= _size(pending)
+        return pending
 
     def resend(self, leader: str | None, term: int, now_ms: int) -> None:
         """What was not answered for long may have been lost with a connection: the leader takes each once."""
-        due = {n: s for n, s in self._sent.items() if s.term == term and now_ms - s.sent_ms >= RESEND_MS}
-        if due and leader is not None and self._send(leader, _forward(term, due, now_ms)):
-            for sent in due.values():
+        if leader is None:
+            return
+        due = [(n, s) for n, s in self._sent.items() if s.term == term and now_ms - s.sent_ms >= RESEND_MS]
+        for part in _sliced(due):
+            if not self._send(leader, self._forward(term, part, now_ms)):
+                return
+            for sent in part.values():
                 sent.sent_ms = now_ms
+
+    def _forward(self, term: int, sent: Mapping[int, _Sent], now_ms: int) -> Forward:
+        items = [
+            Item(n, p.command, p.lane, _size(p), max(1, p.deadline_ms - now_ms))
+            for n, p in ((number, each.pending) for number, each in sent.items())
+        ]
+        return Forward(term, self._life, _encode(items))
 
     def answered(self, origins: Sequence[Origin]) -> dict[int, Pending]:
         """Those of an applied entry that wait here, by the command's place in it."""
         found: dict[int, Pending] = {}
         for origin in origins:
-            if origin.node_id == self._node_id:
-                sent = self._sent.pop(origin.number, None)
-                if sent is not None:
-                    found[origin.place] = sent.pending
+            if origin.node_id == self._node_id and origin.number in self._sent:
+                found[origin.place] = self._pop(origin.number)
         return found
 
     def overtaken(self, term: int) -> list[Pending]:
         """Those passed on before `term`, of which an entry is applied: they will never be."""
         numbers = [number for number, sent in self._sent.items() if sent.term < term]
-        return [self._sent.pop(number).pending for number in numbers]
+        return [self._pop(number) for number in numbers]
 
     def refused(self, refusal: Refused) -> Pending | None:
         """The leader refused a command; the command, if it is to be passed on again."""
         sent = self._sent.get(refusal.number)
         if sent is None or sent.term != refusal.term:
             return None
-        pending = self._sent.pop(refusal.number).pending
+        pending = self._pop(refusal.number)
         error = rebuild(refusal.code, refusal.detail, refusal.facts)
         if isinstance(error, _RETRIED):
             return pending
@@ -128,21 +157,47 @@ class Forwarding:
     def expire(self, now_ms: int, error: Callable[[], ShoalError]) -> None:
         """Answer those that have waited too long: they may still be applied."""
         for number in [n for n, sent in self._sent.items() if sent.pending.deadline_ms <= now_ms]:
-            self._sent.pop(number).pending.fail(error())
+            self._pop(number).fail(error())
 
     def fail_all(self, error: Callable[[], ShoalError]) -> None:
         """Answer everything."""
         for sent in self._sent.values():
             sent.pending.fail(error())
         self._sent.clear()
+        self._bytes = 0
 
 
-def _forward(term: int, sent: Mapping[int, _Sent], now_ms: int) -> Forward:
-    items = [
-        Item(n, p.command, p.lane, max(p.size, 0), max(1, p.deadline_ms - now_ms))
-        for n, p in ((number, each.pending) for number, each in sent.items())
-    ]
-    return Forward(term, _encode(items))
+def _size(pending: Pending) -> int:
+    return max(pending.size, 0)  # below 0 it has been refused for want of room before
+
+
+def _sliced(due: Sequence[tuple[int, _Sent]]) -> Iterator[dict[int, _Sent]]:
+    part: dict[int, _Sent] = {}
+    size = 0
+    for number, sent in due:
+        if part and size + _size(sent.pending) > SLICE_BYTES:
+            yield part
+            part, size = {}, 0
+        part[number] = sent
+        size += _size(sent.pending)
+    if part:
+        yield part
+
+
+class _Life:
+    """Numbers taken of one life of a follower; those up to `forgotten` are no longer known one by one."""
+
+    def __init__(self) -> None:
+        self.numbers: OrderedDict[int, None] = OrderedDict()
+        self.forgotten = -1
+
+    def is_fresh(self, number: int) -> bool:
+        return number > self.forgotten and number not in self.numbers
+
+    def note(self, numbers: Iterable[int]) -> None:
+        self.numbers.update(dict.fromkeys(numbers))
+        while len(self.numbers) > TAKEN_MAX:
+            self.forgotten = max(self.forgotten, self.numbers.popitem(last=False)[0])
 
 
 class Taken:
@@ -150,8 +205,7 @@ class Taken:
 
     def __init__(self) -> None:
         self._term = 0
-        self._numbers: dict[str, OrderedDict[int, None]] = {}
-        self._forgotten: dict[str, int] = {}
+        self._lives: OrderedDict[tuple[str, int], _Life] = OrderedDict()
 
     def fresh(self, sender: str, forward: Forward) -> list[Item]:
         """The commands that were not taken before. Raises ValueError for what is no list of commands."""
@@ -160,14 +214,13 @@ class Taken:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{sender} passed on what is no command: {error}") from error
         if forward.term != self._term:
-            self._term, self._numbers, self._forgotten = forward.term, {}, {}
-        known = self._numbers.setdefault(sender, OrderedDict())
-        forgotten = self._forgotten.get(sender, -1)
-        found = [item for item in items if item.number > forgotten and item.number not in known]
-        known.update(dict.fromkeys(item.number for item in found))
-        while len(known) > TAKEN_MAX:
-            number, _ = known.popitem(last=False)
-            self._forgotten[sender] = max(number, self._forgotten.get(sender, -1))
+            self._term = forward.term
+            self._lives.clear()
+        life = self._lives.setdefault((sender, forward.life), _Life())
+        while len(self._lives) > LIVES_MAX:
+            self._lives.popitem(last=False)
+        found = [item for item in items if life.is_fresh(item.number)]
+        life.note(item.number for item in found)
         return found
 
 

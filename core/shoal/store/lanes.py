@@ -120,12 +120,13 @@ class Lanes:
         batch: list[Pending] = []
         size = 0
         deleting: set[str] = set()
+        remade: set[str] = set()
         queues = [queue for queue in self._queues.values() if queue]
         while queues and len(batch) < ENTRY_COMMANDS and size < ENTRY_BYTES:
             share = max(1, (ENTRY_COMMANDS - len(batch)) // len(queues))
             for queue in queues:
                 for _ in range(min(share, len(queue))):
-                    if deleting and _must_wait(queue[0].command, deleting):
+                    if (deleting or remade) and _must_wait(queue[0].command, deleting, remade):
                         break
                     pending = queue.popleft()
                     self._bytes -= pending.size
@@ -137,13 +138,17 @@ class Lanes:
                         continue
                     if isinstance(pending.command, DeleteStream):
                         deleting.add(pending.command.store)
+                    elif isinstance(pending.command, CreateStore | DropStore):
+                        remade.add(pending.command.store)
                     batch.append(pending)
                     size += pending.size
                     if size >= ENTRY_BYTES:
                         break
                 if size >= ENTRY_BYTES:
                     break
-            queues = [queue for queue in queues if queue and not _must_wait(queue[0].command, deleting)]
+            queues = [
+                queue for queue in queues if queue and not _must_wait(queue[0].command, deleting, remade)
+            ]
         return batch
 
     def put_back(self, batch: Sequence[Pending]) -> None:
@@ -195,10 +200,14 @@ class Lanes:
         self._bytes = 0
 
 
-def _must_wait(command: Command, deleting: set[str]) -> bool:
-    """Whether a condition would be checked against events that this very entry deletes.
+def _must_wait(command: Command, deleting: set[str], remade: set[str]) -> bool:
+    """Whether a command may not be in one entry with what was taken before it; the next is early enough.
 
-    Its first match was found before the entry is decided, and could be hidden by then: the next entry is
-    early enough. Replay, which decides from the database, must come to the same.
+    A condition would be checked against events that this very entry deletes: its first match was found before the
+    entry is decided, and could be hidden by then. And what is fetched for a store is what the one of that name held
+    before the entry, not one that is made or dropped in it. Replay, which decides from the database, must come to the
+    same.
     """
+    if command.store in remade:
+        return True
     return isinstance(command, Append) and command.condition is not None and command.store in deleting

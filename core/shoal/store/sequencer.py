@@ -17,7 +17,6 @@ from typing import Any
 from shoal.clock import Clock
 from shoal.errors import (
     DiskFull,
-    InternalError,
     NoLeader,
     NotFound,
     ShoalError,
@@ -47,13 +46,11 @@ from shoal.store.from_followers import FromFollowers
 from shoal.store.lanes import Lanes, Pending
 from shoal.store.memory import StoreMemory
 from shoal.store.ports import Applier, Consensus, Fetcher, Proposed, ReadSet, Superseded
-from shoal.store.proposing import UnderWay, make_proposal
+from shoal.store.proposing import UnderWay, make_proposal, sound
 
 BACKLOG_HIGH = 4_000
 SWEEP_MS = 50
 LANE_LIMIT = 1_000_000
-FORWARDED_MAX = 8_192
-"""Commands that wait for the leader's word; more wait here."""
 
 _log = logging.getLogger(__name__)
 
@@ -191,8 +188,10 @@ class Sequencer:
     @property
     def _busy(self) -> bool:
         """Whether an entry is being decided, or anybody still waits for an answer."""
-        batch = () if self._under_way is None else self._under_way.batch
-        deciding = batch is None or not all(pending.future.done() for pending in batch)
+        under_way = self._under_way
+        deciding = under_way is not None and not (
+            under_way.own and all(pending.future.done() for pending in under_way.waiting)
+        )
         return deciding or self.waiting > 0 or self._forwarding.waiting > 0
 
     def _wake(self) -> None:
@@ -212,7 +211,7 @@ class Sequencer:
     def _sweep(self) -> None:
         """Answer what has waited too long: queued commands were not applied, proposed ones may be."""
         now = self._clock.monotonic_ms()
-        for pending in [] if self._under_way is None else self._under_way.batch or []:
+        for pending in () if self._under_way is None else self._under_way.waiting:
             if pending.deadline_ms <= now:
                 pending.fail(self._unknown())
         self._forwarding.expire(now, self._unknown)
@@ -261,7 +260,7 @@ class Sequencer:
             # What a follower passed on in an earlier term, it passes on again where that is due.
             return [pending for pending in taken if pending.origin is None or pending.origin.term == term]
         leader = consensus.leader if consensus.role != "leader" else None  # one that serves soon waits for it
-        if leader is not None and self._forwarding.waiting < FORWARDED_MAX:
+        if leader is not None and not self._forwarding.full:
             batch = self._own_only(self._lanes.take(self._conditions.may_go))
             if batch:
                 self._pass_on(batch, leader)
@@ -279,6 +278,8 @@ class Sequencer:
         if not self._forwarding.pass_on(batch, leader, self._consensus.term, now_ms):
             self._lanes.put_back(batch)
             self._loop.call_later(SWEEP_MS / 1_000, self._wake)
+        elif self._lanes.waiting:
+            self._wake()  # what was more than one entry holds
 
     def _propose(self, batch: list[Pending], *, use_reserve: bool) -> None:
         proposal = make_proposal(batch, self._decider, self._clock, self._event_time)
@@ -289,25 +290,16 @@ class Sequencer:
             self._propose_sound(batch, use_reserve=use_reserve)
             return
         entry = Decidable(proposal, len(payload), [p.future for p in batch], [p.checked for p in batch])
-        under_way = self._under_way = UnderWay(entry, batch, fetched=None if needs else {})
+        under_way = self._under_way = UnderWay(entry, batch, own=True, fetched=None if needs else {})
         self._consensus.propose(payload, partial(self._on_proposed, under_way), use_reserve=use_reserve)
         if needs:
             self._fetcher.fetch(needs, partial(self._on_fetched, under_way))
 
     def _propose_sound(self, batch: list[Pending], *, use_reserve: bool) -> None:
-        """Answer the commands that the checks should have refused; the others are not to suffer for them."""
-        good: list[Pending] = []
-        for pending in batch:
-            try:
-                encode(Proposal(0, 0, [pending.command]))
-                self._decider.needs([pending.command])
-            except Exception as error:  # noqa: BLE001 - told to whoever sent it
-                pending.fail(InternalError(f"the command cannot be stored: {error!r}"))
-                _log.exception("a command cannot be stored")
-            else:
-                good.append(pending)
+        """Without the commands that cannot be stored; the others are not to suffer for them."""
+        good = sound(batch, self._decider)
         if len(good) == len(batch):  # the proposal itself, then: nothing can be promised any more
-            self._under_way = UnderWay(Decidable(Proposal(0, 0, []), 0, [], []), batch)
+            self._under_way = UnderWay(Decidable(Proposal(0, 0, []), 0, [], []), batch, own=True)
             self._break(RuntimeError("an entry cannot be proposed, though each of its commands can"))
         elif good:
             self._propose(good, use_reserve=use_reserve)
@@ -325,14 +317,13 @@ class Sequencer:
     def _begin(self, entry: Entry) -> None:
         """Decide an entry that came committed, once its read set is here."""
         try:
-            decidable = committed_entry(entry, self._forwarding.answered)
+            decidable, waiting = committed_entry(entry, self._forwarding.answered)
         except CodecError as error:
             self._break(RuntimeError(f"entry {entry.index}: {error}. Install the release that wrote it"))
             return
         needs = self._decider.needs(decidable.proposal.commands)
-        under_way = self._under_way = UnderWay(
-            decidable, None, Proposed(entry.index, entry.term), None if needs else {}
-        )
+        under_way = self._under_way = UnderWay(decidable, waiting, own=False, fetched=None if needs else {})
+        under_way.proposed = Proposed(entry.index, entry.term)
         if any(
             type(command) is Append and command.condition is not None
             for command in decidable.proposal.commands
@@ -388,7 +379,7 @@ class Sequencer:
             return
         if isinstance(proposed, DiskFull | Superseded):
             self._under_way = None
-            self._take_back(under_way.batch or [], proposed)
+            self._take_back(list(under_way.waiting), proposed)
             return
         broken = next((x for x in (proposed, fetched) if isinstance(x, BaseException)), None)
         if broken is not None or isinstance(proposed, BaseException) or isinstance(fetched, BaseException):
@@ -397,7 +388,7 @@ class Sequencer:
         later_term = proposed.term > self._decider.applied_term
         try:
             self._decide_those_before(proposed.index)
-            self._decider.decide(proposed, under_way.entry, fetched)
+            self._decider.decide(proposed, under_way.entry, fetched, own=under_way.own)
         except Exception as error:  # a defect: what it left half done must not be built upon
             self._break(error)
             if isinstance(error, StateDiverged):
@@ -408,16 +399,15 @@ class Sequencer:
             self._lanes.put_back(self._forwarding.overtaken(proposed.term))
             self.term_began()
         self._moved.set()
-        self._decider.forget_committed()
+        self._decider.forget()
         self._wake()
 
     def _decide_those_before(self, index: int) -> None:
         """A change of members may come committed while an own entry that follows it is under way: it has its place."""
         while self._foreign and self._foreign[0].index < index:
             entry = self._foreign.popleft()
-            self._decider.decide(
-                Proposed(entry.index, entry.term), committed_entry(entry, self._forwarding.answered), {}
-            )
+            decidable, _ = committed_entry(entry, self._forwarding.answered)
+            self._decider.decide(Proposed(entry.index, entry.term), decidable, {})
 
     def _take_back(self, batch: list[Pending], why: DiskFull | Superseded) -> None:
         if isinstance(why, DiskFull):
@@ -437,7 +427,7 @@ class Sequencer:
     def give_up(self, error: BaseException) -> None:
         """The log or the database failed: nothing more can be promised, the node ends."""
         self._closing = self._broken = True
-        for pending in [] if self._under_way is None else self._under_way.batch or []:
+        for pending in () if self._under_way is None else self._under_way.waiting:
             pending.fail(Timeout(f"the storage failed: {error}", outcome="unknown"))
         self._forwarding.fail_all(lambda: Timeout(f"the storage failed: {error}", outcome="unknown"))
         self._lanes.fail_all(ShuttingDown(f"the storage failed: {error}"))
@@ -477,7 +467,7 @@ class Sequencer:
         """SQLite has committed entries up to `index`: the tail may go, once nothing is undecided."""
         self._decider.committed = (index, positions)
         if self._under_way is None:
-            self._decider.forget_committed()
+            self._decider.forget()
 
     async def close(self) -> None:
         """Take nothing new, and wait until everything taken is answered."""
