@@ -104,12 +104,12 @@ class Reef:
         assert found is not None
         return found
 
-    async def grow(self, count: int = 3) -> Member:
+    async def grow(self, count: int = 3, **values: Any) -> Member:
         """A cluster of n1 and up, all voting; the leader."""
-        first = await self.start("n1", bootstrap_expect=1)
+        first = await self.start("n1", bootstrap_expect=1, **values)
         await self.ready("n1")
         for number in range(2, count + 1):
-            await self.start(f"n{number}")
+            await self.start(f"n{number}", **values)
             await first.change("join", address=self.peer_address(f"n{number}"))
             await until(lambda number=number: voters(first) == number)  # type: ignore[misc] # bound now
         for node_id in self.up:

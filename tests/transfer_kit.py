@@ -71,6 +71,7 @@ class Board:
             other_directories=others,
         )
         self.journal, self.engine, self.notes = opened.journal, opened.engine, opened.notes
+        self.hollow = opened.hollow
         self.open = True
 
     def vote(self, term: int, voted_for: str) -> None:

@@ -96,17 +96,9 @@ class CatchUp:
 
     # -- receiving -------------------------------------------------------------------------------
 
-    @property
-    def received_chunks(self) -> int | None:
-        """How many pieces of a copy have come; None when none is under way."""
-        return self._received if self._receiving is not None else None
-
-    _received = 0
-
     def fetch(self, source: str) -> None:
         """This node is behind what `source` still holds: have a copy, if none is under way."""
         if self._receiving is None:
-            self._received = 0
             self._receiving = self._loop.create_task(self._receive(source))
 
     async def _receive(self, source: str) -> None:
@@ -145,7 +137,6 @@ class CatchUp:
                 return beginning
             await run_job(self._thread(), partial(importer.feed, word.data))
             number += 1
-            self._received = number
             self._send(source, CopyTaken(transfer, number))
         return importer
 

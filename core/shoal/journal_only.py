@@ -83,8 +83,6 @@ class JournalOnly:
     def _take(self, entries: Sequence[Entry]) -> None:
         if not self._driver.core.stateless:
             self._sequencer.take(entries)
-        elif self._driver.core.is_witness:
-            self._retention.shorten()
 
     def _accepts(self, message: Message) -> bool:
         """Whether there is room for what a leader sends.

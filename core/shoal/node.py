@@ -353,7 +353,7 @@ class Node:
             importer.finish(self._journal)
         except (TransferRefused, DiskFull) as error:
             importer.close()
-            _log.warning("what this node had stays in use: %s", error)
+            _log.warning("the copy cannot be used now, the next start tries again: %s", error)
 
     @property
     def leads(self) -> bool:

@@ -34,6 +34,7 @@ class Retention:
         self._journal_worker = journal_worker
         self._helper = helper
         self._failed = failed
+        self._preparing = self._dropping = False
         self.closed = False
 
     def committed(self, report: Report) -> None:
@@ -47,13 +48,14 @@ class Retention:
 
     def prepare(self) -> None:
         """Have the next segment ready."""
-        self._helper.submit(self._journal.prepare_spare, self._done)
+        if not self._preparing:
+            self._preparing = True
+            self._helper.submit(self._journal.prepare_spare, self._prepared)
 
     def _needless(self, index: int) -> int:
         core = self._driver.core
-        if self._journal.segment_count > SEGMENTS_KEPT and not core.is_witness:
-            return index
-        return min(index, core.everywhere)
+        spared = 0 if core.is_witness else self._journal.overfull_through(SEGMENTS_KEPT)
+        return min(index, max(core.everywhere, spared))
 
     def shorten(self) -> None:
         """On a witness, which has no databases: entries go when every full member holds them, never before."""
@@ -66,10 +68,16 @@ class Retention:
         self._drop_through(self._needless(report.durable_index))
 
     def _drop_through(self, index: int) -> None:
-        if self._journal.droppable(index) and not self.closed:
+        if self._journal.droppable(index) and not (self.closed or self._dropping):
+            self._dropping = True
             self._journal_worker.submit(partial(self._journal.drop_through, index), self._dropped)
 
+    def _prepared(self, outcome: object) -> None:
+        self._preparing = False
+        self._done(outcome)
+
     def _dropped(self, outcome: object) -> None:
+        self._dropping = False
         self._done(outcome)
         self._driver.dropped(self._journal.first_index)
 

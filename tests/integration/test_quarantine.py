@@ -9,6 +9,7 @@ import pytest
 from cluster_kit import Member, Reef, reef, until
 
 from shoal.errors import StateDiverged
+from shoal.storage.recovery import mark_suspect
 from shoal.store import proposing
 
 LOCAL = "/v1/streams/s?consistency=local"
@@ -83,3 +84,27 @@ async def test_it_votes_and_does_not_lead(cluster: Reef) -> None:
     assert await cluster.leader() is second
     await until(back.node.must_reopen.is_set)
     await append(second, 2, 12)
+
+
+async def test_a_board_whose_databases_are_damaged_comes_back_with_a_copy(cluster: Reef) -> None:
+    """Its journal no longer holds everything, but the others do (storage.md 7)."""
+    first = await cluster.grow(**{"storage.segment_bytes": 64 * 1024, "storage.commit_rows": 10})
+    for number in range(150):
+        assert (await first.board.append("s", "x" * 1_000 + str(number))).status == 201
+    hurt = cluster.up["n3"].node.node
+    await until(lambda: hurt._journal.first_index > 1)
+    await cluster.stop("n3")
+    directory = cluster.directory / "n3" / "db" / "g1"
+    (path,) = directory.glob("main-*.db")
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2 : len(raw) // 2 + 8_192] = bytes(8_192)
+    path.write_bytes(raw)
+    mark_suspect(directory)
+    back = await cluster.start("n3", **{"storage.segment_bytes": 64 * 1024})
+    assert any("comes anew from the leader" in note for note in back.node.node.notes)
+    await until(back.node.must_reopen.is_set)
+    await cluster.stop("n3")
+    back = await cluster.start("n3", **{"storage.segment_bytes": 64 * 1024})
+    await until(lambda: back.node.node.sequencer.applied_index == first.node.node.sequencer.applied_index)
+    page = (await back.board.call("GET", f"{LOCAL}&limit=1000")).json
+    assert [event["version"] for event in page["events"]] == list(range(150))

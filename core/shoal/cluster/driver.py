@@ -17,6 +17,7 @@ import msgspec
 from shoal import telemetry
 from shoal.clock import Clock
 from shoal.cluster.alone import write_alone
+from shoal.cluster.log_reader import LogReader
 from shoal.cluster.log_start import begin_group, configuration_record, read_start
 from shoal.cluster.pace import Pacemaker
 from shoal.cluster.ports import Log, LogWorker, Nobody, Peers
@@ -59,6 +60,7 @@ class RaftDriver:
         self.core = core
         self.own = own
         self._log = log
+        self._reader = LogReader(log)
         self._worker = worker
         self._clock = clock
         self._give_reserve = give_reserve
@@ -353,7 +355,7 @@ class RaftDriver:
         for state in ready.reads:
             _resolve(self._reads.pop(state.read_id), state.index)
         for node_id, index in ready.fetch:
-            self._worker.submit(partial(self._read, index), partial(self._fetched, node_id))
+            self._worker.submit(partial(self._reader.read, index), partial(self._fetched, node_id))
         if ready.behind is not None:
             self.behind(ready.behind)
 
@@ -426,17 +428,6 @@ class RaftDriver:
         if not self._stopped and core is self.core:
             self._worker.submit(partial(self._persist, ready), partial(self._persisted, core, ready))
 
-    def _read(self, index: int) -> list[Entry]:
-        """On the journal's thread: a message's worth of entries from `index` on, none where they are gone."""
-        found: list[Entry] = []
-        size = 0
-        for record in self._log.read(index - 1):
-            size += len(record.payload)
-            if found and size > FETCH_BYTES:
-                break
-            found.append(Entry(record.index, record.term, int(record.kind), record.payload))
-        return found if found and found[0].index == index else []
-
     def _fetched(self, node_id: str, outcome: object) -> None:
         if isinstance(outcome, list):
             self.core.fetched(node_id, outcome, self._clock.monotonic_ms())
@@ -465,6 +456,7 @@ class RaftDriver:
     def _on_time(self) -> None:
         self._timer, self._timer_ms = None, NEVER_MS
         now_ms = self._clock.monotonic_ms()
+        self._reader.rest()
         self.core.wish_timeout(
             self.pace.election_timeout_ms
         )  # a follower's deadline moves on and never comes
@@ -475,9 +467,6 @@ class RaftDriver:
     def _fail(self, error: BaseException) -> None:
         self.stop()
         self._failed(error)
-
-
-FETCH_BYTES = 1024 * 1024
 
 
 def _resolve(future: asyncio.Future[Any], value: object) -> None:

@@ -106,10 +106,7 @@ class Journal:
     # -- reading ---------------------------------------------------------------------------------
 
     def read(self, after: int) -> Iterator[Record]:
-        """Entries with an index above `after`, in order, each index once, as the log stands now.
-
-        A segment is read when its first entry is taken: whoever wants few does not wait for all.
-        """
+        """Entries above `after`, in order, each index once, as the log stands now; read segment by segment."""
         unread, self._unread = self._unread, None
         return self._read(after, [msgspec.structs.replace(segment) for segment in self._segments], unread)
 
@@ -272,6 +269,10 @@ class Journal:
     def droppable(self, index: int) -> bool:
         """Whether `drop_through(index)` would remove anything."""
         return len(self._segments) > 1 and self._segments[0].last_index <= index
+
+    def overfull_through(self, segments: int) -> int:
+        """The last entry of the segments that are more than so many; 0 when there are none."""
+        return self._segments[-segments - 1].last_index if len(self._segments) > segments else 0
 
     # -- a raft_snapshot instead of entries ------------------------------------------------------
 

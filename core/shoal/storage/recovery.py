@@ -78,9 +78,7 @@ class Opened(msgspec.Struct):
 
     journal: Journal
     engine: Engine
-    replayed: int
     notes: list[str]
-    empty: bool
     witness: bool = False
     hollow: bool = False
 
@@ -122,7 +120,6 @@ def open_storage(
         notes.append(
             f"{directory} was not what the leader had; it was set aside, and comes anew from the leader"
         )
-    hollow = (places.root / HOLLOW).exists()
     witness = _is_witness(journal)
     if witness:  # what is there was applied before it heard what it was to be
         _remove_databases(files, [directory, *places.others(generation)])
@@ -130,26 +127,38 @@ def open_storage(
         if install is not None:
             complete(files, places, journal, install)
             notes.append(f"a raft_snapshot up to entry {install.index} was being installed; that is done now")
-        engine, replayed = open_databases(journal, places, generation, settings, bare=witness or hollow)
+        hollow = (places.root / HOLLOW).exists()  # not before: a copy that is complete now makes it whole
+        engine = open_databases(journal, places, generation, settings, bare=witness or hollow)
     except DatabaseCorrupt as error:
-        if journal.first_index != 1:
+        hollow = journal.first_index != 1
+        if not hollow:
+            notes.append(
+                f"the database was damaged ({error.detail}); it was set aside and rebuilt from the journal"
+            )
+            _quarantine_all(files, places, generation)
+        elif _others_have_all(journal):
+            notes.append(
+                f"the database was damaged ({error.detail}); it was set aside, and comes anew from the leader"
+            )
+            _set_aside(files, places, generation)
+        else:
             journal.close()
             raise DatabaseCorrupt(
                 f"{error.detail}. The journal no longer holds everything, so it cannot be rebuilt: "
                 "restore the data directory from a backup, or remove this board and add it again"
             ) from error
-        notes.append(
-            f"the database was damaged ({error.detail}); it was set aside and rebuilt from the journal"
-        )
-        _quarantine_all(files, places, generation)
-        engine, replayed = open_databases(journal, places, generation, settings)
+        engine = open_databases(journal, places, generation, settings, bare=hollow)
     except BaseException:
         journal.close()
         raise
     notes += engine.notes
-    return Opened(
-        journal, engine, replayed, notes, empty=journal.last_index == 0, witness=witness, hollow=hollow
-    )
+    return Opened(journal, engine, notes, witness=witness, hollow=hollow)
+
+
+def _others_have_all(journal: Journal) -> bool:
+    """Whether other members vote and have databases: what is committed is there."""
+    own = journal.identity.node_id
+    return any(m.voter and not m.witness and m.node_id != own for m in journal.configuration.members)
 
 
 def _is_witness(journal: Journal) -> bool:
@@ -166,8 +175,8 @@ def _remove_databases(files: Files, directories: Sequence[Path]) -> None:
 
 def open_databases(
     journal: Journal, places: Places, generation: str, settings: Settings, *, bare: bool = False
-) -> tuple[Engine, int]:
-    """Open a generation and apply what the journal has beyond it; how many entries that were. Raises StorageError.
+) -> Engine:
+    """Open a generation and apply what the journal has beyond it. Raises StorageError.
 
     `bare`: nothing is applied, whatever is in the journal.
     """
@@ -177,16 +186,18 @@ def open_databases(
         directory, settings, journal.identity, lambda name: places.of_store(generation, name)
     )
     try:
-        return engine, 0 if bare else _catch_up(journal, engine, directory, suspect=suspect)
+        if not bare:
+            _catch_up(journal, engine, directory, suspect=suspect)
     except BaseException as error:
         engine.close()
         if is_corrupt(error) or isinstance(error, apsw.ConstraintError):  # it holds what it says it does not
             raise DatabaseCorrupt(f"{directory}: {error}") from error
         raise
+    return engine
 
 
-def _catch_up(journal: Journal, engine: Engine, directory: Path, *, suspect: bool) -> int:
-    """Check the databases, and apply what the journal has beyond them. Returns how many entries."""
+def _catch_up(journal: Journal, engine: Engine, directory: Path, *, suspect: bool) -> None:
+    """Check the databases, and apply what the journal has beyond them."""
     engine.quick_check(everything=suspect)
     (directory / SUSPECT).unlink(missing_ok=True)
     if engine.newest_applied > journal.last_index:
@@ -201,11 +212,9 @@ def _catch_up(journal: Journal, engine: Engine, directory: Path, *, suspect: boo
         )
     through = _committed(journal, engine)
     records = journal.read(engine.oldest_applied)
-    replayed = engine.replay(record for record in records if record.index <= through)
-    if replayed:
+    if engine.replay(record for record in records if record.index <= through):
         engine.commit()
     engine.remove_strays()
-    return replayed
 
 
 def _committed(journal: Journal, engine: Engine) -> int:

@@ -77,11 +77,6 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, tag=0):
     stores: tuple[StoreAt, ...]
     configuration_index: int = 0
 
-    @property
-    def needed_bytes(self) -> int:
-        """Size of all databases when they are complete."""
-        return self.catalog_bytes + sum(store.size_bytes for store in self.stores)
-
 
 class Events(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Rows of a store's event table, in order, that come right after position `after`."""
