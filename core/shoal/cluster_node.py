@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, Final, Self
 
 import msgspec
@@ -53,13 +54,17 @@ class _Wire:
 class ClusterNode:
     """Make with `open`, then `start`; use as `async with`. `hints` gives addresses where other nodes may be."""
 
-    def __init__(self, config: Config, node: Node, identity: Identity, *, enrols: bool = False) -> None:
+    def __init__(
+        self, config: Config, node: Node, identity: Identity, tls_dir: Path, *, enrols: bool = False
+    ) -> None:
         self.config = config
+        self._tls_dir = tls_dir
         self.node = node
         self._identity = identity
         self._driver = node.driver
         self._loop = asyncio.get_running_loop()
-        self._ticking: asyncio.Task[None] | None = None
+        self._works: set[asyncio.Task[None]] = set()
+        self._moved = asyncio.Event()
         self._tending: asyncio.Task[None] | None = None
         self.must_reopen = asyncio.Event()
         """A copy waits to be installed: whoever runs this node is to close it, and to open it again."""
@@ -70,7 +75,6 @@ class ClusterNode:
         self.on_member: Callable[[str, Sequence[str]], None] = _nobody
         """Hears where a member was reached."""
         self._enroller = self._make_enroller() if enrols else None
-        self._key_watch: asyncio.Task[None] | None = None
         self.transport = Transport(
             identity,
             self._hello,
@@ -78,7 +82,7 @@ class ClusterNode:
             received=self._received,
             seen=self._on_seen,
             lost=self._on_lost,
-            broken=self._driver.unreachable,
+            broken=self._on_broken,
             refused=lambda node_id, reason: self.watch.refused(node_id, reason),  # noqa: PLW0108 - made below
             clock=node.means.clock,
             random=node.random,
@@ -99,9 +103,8 @@ class ClusterNode:
         self._beginning = Beginning(node, self.transport, self._begin_group)
 
     def _make_enroller(self) -> Enroller:
-        assert self.config.tls_dir is not None  # noqa: S101 - open has refused that
         return Enroller(
-            self.config.tls_dir,
+            self._tls_dir,
             lambda: self.transport.identity.key_hash,
             clock=self.node.means.clock,
             taken=lambda node_id, key_hash: self.members.has_other_key(node_id, key_hash),  # noqa: PLW0108 - made later
@@ -122,26 +125,25 @@ class ClusterNode:
         cls, config: Config, *, means: Means | None = None, clock: Clock | None = None
     ) -> ClusterNode:
         """Open the node that the certificate in `config.tls_dir` names. Raises ConfigError, and as Node.open."""
-        if config.tls_dir is None:
+        tls_dir = config.tls_dir
+        if tls_dir is None:
             raise ConfigError(
                 "tls_dir", "name the directory of this board's keys, or make one: shoal ca --help"
             )
-        identity = await asyncio.to_thread(load_identity, config.tls_dir)
+        identity = await asyncio.to_thread(load_identity, tls_dir)
         for key, given, certified in (
             ("cluster_id", config.cluster_id, identity.cluster_id),
             ("node_id", config.node_id, identity.node_id),
         ):
             if given not in {None, certified}:
-                raise ConfigError(
-                    key, f"is {given!r}, but {config.tls_dir} holds the certificate of {certified!r}"
-                )
+                raise ConfigError(key, f"is {given!r}, but {tls_dir} holds the certificate of {certified!r}")
         config = msgspec.structs.replace(config, cluster_id=identity.cluster_id, node_id=identity.node_id)
         node = await Node.open(config, means=means, clock=clock)
         try:
             _require_own_data(node, identity)
             _require_release(node)
-            enrols = config.tls_dir is not None and await asyncio.to_thread(can_enrol, config.tls_dir)
-            return cls(config, node, identity, enrols=enrols)
+            enrols = await asyncio.to_thread(can_enrol, tls_dir)
+            return cls(config, node, identity, tls_dir, enrols=enrols)
         except BaseException:
             await node.close()
             raise
@@ -159,7 +161,7 @@ class ClusterNode:
         driver.peers = _Wire(self.transport)
         driver.behind = self._copies.fetch
         node.sequencer.followers.refuse = driver.peers.send
-        node.leadership.on_change.append(self._on_change)
+        node.leadership.on_change += [self._on_change, self._on_moved]
         if not self.members.configuration.members:
             own = Candidate(
                 self._driver.own.node_id,
@@ -171,9 +173,8 @@ class ClusterNode:
             )
             await self._beginning.begin(own, self.config.bootstrap_expect)
         self._on_change()
-        self._ticking = self._loop.create_task(self._tick())
-        assert self.config.tls_dir is not None  # noqa: S101 - open has refused that
-        self._key_watch = self._loop.create_task(KeyWatch(self.config.tls_dir, self._use_identity).run())
+        self._run(self._tick())
+        self._run(KeyWatch(self._tls_dir, self._use_identity).run())
 
     async def __aenter__(self) -> Self:
         """The node itself."""
@@ -186,12 +187,10 @@ class ClusterNode:
     async def close(self) -> None:
         """Hand leadership over, answer what was taken, and leave."""
         await self._driver.hand_over(HAND_OVER_S)
-        if self._ticking is not None:
-            self._ticking.cancel()
+        for work in self._works:
+            work.cancel()
         if self._tending is not None:
             self._tending.cancel()
-        if self._key_watch is not None:
-            self._key_watch.cancel()
         if self._enroller is not None:
             await self._enroller.close()
         await self._copies.close()
@@ -239,6 +238,16 @@ class ClusterNode:
         if address is None:
             raise NoLeader(f"the leader, {leader}, cannot be reached from here", leader=leader)
         return leader, address
+
+    async def until_other(self, node_id: str) -> None:
+        """See shoal.http.passing.Leader."""
+        while True:
+            try:
+                if self.where()[0] != node_id:
+                    return
+            except NoLeader:
+                return
+            await self._moved.wait()
 
     def http_context(self) -> ssl.SSLContext:
         """See shoal.http.passing.Leader."""
@@ -297,16 +306,28 @@ class ClusterNode:
         """Whether the node is this one, or a connection to it stands."""
         return node_id == self._driver.own.node_id or self.transport.connected(node_id)
 
+    def _on_moved(self) -> None:
+        """Who leads, or the way there, may be another."""
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    def _on_broken(self, node_id: str) -> None:
+        self._driver.unreachable(node_id)
+        self._on_moved()
+
     def _on_change(self) -> None:
         self._dial()
         self.transport.recheck()
 
-    def _run(self, work: Any) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Without this work the node cannot go on."""
         task = self._loop.create_task(work)
+        self._works.add(task)
         task.add_done_callback(self._on_work_done)
-        self._work = task
+        return task
 
     def _on_work_done(self, task: asyncio.Task[None]) -> None:
+        self._works.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self.node.fail(error)

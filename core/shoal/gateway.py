@@ -245,11 +245,11 @@ class Gateway:
         return await self._any().ask("GET", "/readyz")
 
     async def verify_cluster_consistency(self) -> dict[str, Any]:
-        """`GET /v1/cluster`: its `quorum` says who is alive, its members how far each one is. NotFound on one board."""
+        """`GET /v1/cluster`: its `quorum` says who is alive, its members how far each is. One board is one of one."""
         return await self._any().ask("GET", "/v1/cluster")
 
     async def verify_membership_consensus(self) -> list[dict[str, Any]]:
-        """`GET /v1/cluster`: its members. NotFound on one board."""
+        """`GET /v1/cluster`: its members."""
         members: list[dict[str, Any]] = (await self.verify_cluster_consistency())["members"]
         return members
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from shoal import telemetry
-from shoal.address import is_loopback, split_address
+from shoal.address import is_loopback, join_address, split_address
 from shoal.clock import Clock, SystemClock
 from shoal.config import Config
 from shoal.errors import AlreadyExists, ConfigError, DataDirLocked, ShoalError
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 DRAIN_S: Final = 10.0
 """How long answers under way may take once the node is leaving."""
-PEER_CONNECTIONS: Final = 1024
+PEER_CONNECTIONS: Final = 4096
 """Over which other members pass requests on."""
 OTHER_FILES: Final = 256
 """File descriptors beside those of connections: journal, databases, readers."""
@@ -76,7 +76,8 @@ class Shoald:
         tokens = TokenFile(config.data_dir)
         await asyncio.to_thread(require_tokens, config, tokens)
         tls = await asyncio.to_thread(tls_context, config)
-        allow_connections(config.http.max_connections)
+        others = PEER_CONNECTIONS if config.mode == "cluster" else 0
+        allow_connections(config.http.max_connections + others)
         listener = await self._bind(tls)
         stack.callback(listener.close)
         clock = SystemClock()
@@ -97,6 +98,8 @@ class Shoald:
             limit=config.http.max_connections,
             header_timeout_s=config.http.header_timeout_ms / 1000,
         )
+        if self._cluster is not None:
+            self._make_passing(self._cluster)
         stack.push_async_callback(self._drain, listener)
         await listener.start_serving()
         scheme = "http" if tls is None else "https"
@@ -151,24 +154,28 @@ class Shoald:
         metrics.attach()
         self._stack.callback(_quietly, metrics.detach)
 
+    def _make_passing(self, cluster: ClusterNode) -> None:
+        """What only the leader answers goes to it, and is taken from the others. Drained after the own clients."""
+        from shoal.http.passing import Passing
+
+        passing = self._service.context.passing = Passing(cluster)
+        self._stack.push_async_callback(passing.close)
+        passed = Connections(
+            self._service.handle_passed,
+            limit=PEER_CONNECTIONS,
+            header_timeout_s=self._config.http.header_timeout_ms / 1000,
+        )
+        self._stack.push_async_callback(passed.drain, DRAIN_S)
+        cluster.peer_http = passed
+
     async def _join_others(self, cluster: ClusterNode, clock: Clock) -> None:
         """Listen for peers, tell other boards of this one and hear of them."""
         from shoal.cluster.addresses import reachable_urls
         from shoal.cluster.beacon import Beacon
         from shoal.cluster.discovery import Discovery, read_secret
         from shoal.cluster.known_peers import next_boot
-        from shoal.http.passing import Passing
 
         config, info = self._config, self._node.info()
-        passing = self._service.context.passing = Passing(cluster)
-        self._stack.push_async_callback(passing.close)
-        passed = Connections(
-            self._service.handle_passed,
-            limit=PEER_CONNECTIONS,
-            header_timeout_s=config.http.header_timeout_ms / 1000,
-        )
-        self._stack.push_async_callback(passed.drain, 0.0)
-        cluster.peer_http = passed
         await cluster.start([url for told in self.urls for url in reachable_urls(told)])
         own = Beacon(
             cluster_id=info["cluster_id"],
@@ -348,4 +355,4 @@ def _quietly(detach: Callable[[], None]) -> None:
 
 def _shown(sock: socket.socket) -> str:
     host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
+    return join_address(host, port)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from shoal.address import split_address
+from shoal.address import join_address, split_address
 from shoal.errors import ConfigError
 
 _PEERS_ABOVE: Final = 100
@@ -63,12 +63,11 @@ def places_in(data_dir: Path, listen: str, count: int) -> list[Place]:
         raise ConfigError(
             "--listen", f"with {count} boards write a port up to {65_535 - _PEERS_ABOVE - count}"
         )
-    shown = f"[{host}]" if ":" in host else host
     return [
         Place(
             f"n{number + 1}",
-            f"{shown}:{port + number}",
-            f"{shown}:{port + _PEERS_ABOVE + number}",
+            join_address(host, port + number),
+            join_address(host, port + _PEERS_ABOVE + number),
             data_dir / f"n{number + 1}",
             data_dir / "tls" / f"n{number + 1}",
         )

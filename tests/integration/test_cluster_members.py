@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from cluster_kit import Reef, reef, until, voters
 from msgspec import structs
 
 from shoal.cluster import members as cluster_members
+from shoal.cluster.identity import issue, load_identity
 from shoal.errors import StorageError
 
 
@@ -164,6 +168,49 @@ async def test_the_last_voter_stays(cluster: Reef) -> None:
     reply = await leader.board.call("POST", "/v1/cluster/leave", {"node_id": "n1"})
     assert (reply.status, reply.code) == (400, "invalid-request")
     assert "last voter" in reply.json["detail"]
+
+
+async def test_a_key_that_was_renewed_lets_nobody_in_any_more(
+    cluster: Reef, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever copied the old key, or a card with it, is out as soon as the members know the new one."""
+    leader = await cluster.grow()
+    tls_dir = cluster.directory / "tls" / "n2"
+    old = await asyncio.to_thread(load_identity, tls_dir)
+    await asyncio.to_thread(partial(issue, cluster.authority, "n2", tls_dir, renew=True))
+    new = await asyncio.to_thread(load_identity, tls_dir)
+
+    def known() -> bytes:
+        member = leader.node.members.find("n2")
+        assert member is not None
+        return member.key_hash
+
+    for key, has in ((new, new), (old, new)):
+        cluster.up["n2"].node._use_identity(key)
+        for link in [link for member in cluster.up.values() for link in member.node.transport._links]:
+            link.end()
+        await until(lambda has=has: known() == has.key_hash)  # type: ignore[misc] # bound now
+    await until(lambda: not leader.node.is_alive("n2"))
+    with caplog.at_level(logging.WARNING, "shoal.cluster"):
+        await until(lambda: "a key of n2 that was renewed since" in caplog.text)
+    assert known() == new.key_hash
+    cluster.up["n2"].node._use_identity(new)
+    await until(lambda: leader.node.is_alive("n2"))
+
+
+async def test_a_defect_in_what_a_node_does_each_second_ends_the_node(
+    cluster: Reef, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node that goes on without it would look alive and do nothing."""
+    member = await cluster.grow(1)
+
+    def breaks() -> None:
+        raise ZeroDivisionError("as a defect would")
+
+    member.node._measure = breaks  # type: ignore[method-assign]
+    with pytest.raises(StorageError, match="a defect in shoal ended the node"):
+        await asyncio.wait_for(member.shoald.run(asyncio.Event()), 10)
+    assert "in breaks" in caplog.text
 
 
 async def test_the_feature_level_rises_once_every_member_understands_more(

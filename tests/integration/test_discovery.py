@@ -263,17 +263,6 @@ async def test_another_cluster_is_told_once_and_never_merged(caplog: pytest.LogC
     assert caplog.text.count("another cluster, pond, is on this network") == 1
 
 
-async def test_what_a_board_says_of_its_cluster_can_change() -> None:
-    config = cluster_config(free_port())
-    one, two = Board(config, "one", ""), Board(config, "two")
-    async with running(one, two):
-        await one.next_round()
-        assert (await two.told.get()).cluster_id == ""
-        one.discovery.join("reef")
-        await one.next_round()
-        assert (await two.told.get()).cluster_id == "reef"
-
-
 async def test_an_address_for_all_networks_is_where_the_datagram_came_from() -> None:
     port = free_port()
     board = Board(cluster_config(port), "one")

@@ -194,6 +194,17 @@ async def test_of_many_addresses_eight_are_tried_at_a_time(cluster: Reef) -> Non
     assert len(one.transport._probing) == 8
 
 
+async def test_addresses_that_nobody_answers_at_keep_no_other_from_its_turn(cluster: Reef) -> None:
+    """Of a LAN's addresses most are nobody's, and the one that counts may be told last."""
+    one, two = await cluster.node("one"), await cluster.node("two")
+    told = [f"127.0.0.1:{port}" for port in range(1, 20)] + [two.address]
+    for _ in range(3):
+        one.transport.probe(told)
+        await until(lambda: not one.transport._probing or one.seen)
+        one.clock.advance(1000)
+    await until(lambda: [peer.address for peer in one.seen] == [two.address])
+
+
 async def test_another_node_at_the_address_is_not_talked_to(
     cluster: Reef, caplog: pytest.LogCaptureFixture
 ) -> None:

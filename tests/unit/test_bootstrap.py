@@ -10,6 +10,7 @@ import pytest
 from bootstrap_kit import Board, Fleet, candidate
 
 from shoal.cluster.bootstrap import ASK_AGAIN_MS, CANDIDATES_MAX, OUTBOX_MAX, SETTLE_MS, Bootstrap
+from shoal.cluster.log_start import configuration_record
 from shoal.cluster.promise import (
     BOOTSTRAP_FILE,
     MEMBERS_MAX,
@@ -21,7 +22,6 @@ from shoal.cluster.promise import (
     Refuse,
     decode,
     encode,
-    first_record,
     load_promise,
     members_hash,
     save_promise,
@@ -62,7 +62,7 @@ class TestBeginning:
         assert fleet.groups() == [list("abcdefghi")] * MEMBERS_MAX
 
     def test_the_first_record_is_the_configuration_of_all_as_found_group_writes_it(self) -> None:
-        kind, index, term, payload = first_record(MEMBERS)
+        kind, index, term, payload = configuration_record(Configuration(MEMBERS))
         assert (kind, index, term) == (Kind.CONFIGURATION, 1, 0)
         assert msgspec.msgpack.decode(payload, type=Configuration) == Configuration(MEMBERS)
 

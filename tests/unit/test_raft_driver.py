@@ -228,6 +228,29 @@ async def test_a_full_disk_promises_nothing_and_is_tried_again(monkeypatch: pyte
     assert not board.driver.no_room
 
 
+async def test_what_had_no_room_is_not_written_behind_the_beginning_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its indexes would stand in the log twice, the second time with entries of a term that is over."""
+    later: list[Callable[[], None]] = []
+    board = Board("B")
+    board.error = DiskFull("no room")
+    await board.hear("A", append(4, (1, 1), (2, 4)))
+    monkeypatch.setattr(board.driver._loop, "call_later", lambda _, call, *a: later.append(lambda: call(*a)))
+    board.disk()
+    board.error = None
+    again = later.pop()
+    alone = asyncio.create_task(board.driver.go_on_alone(Random(2)))
+    await asyncio.sleep(0)
+    assert len(board.jobs) == 1
+    again()
+    assert (len(board.jobs), len(later)) == (1, 1)
+    alone.cancel()
+    board.driver._held = False
+    later.pop()()
+    assert len(board.jobs) == 2
+
+
 async def test_two_leaders_in_a_term_end_the_node() -> None:
     """What the core asserts is not survived."""
     board = Board()

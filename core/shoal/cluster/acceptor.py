@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Final
 
-from shoal.address import split_address
+from shoal.address import join_address, split_address
 from shoal.cluster.link import Link
 
 UNPROVEN_MAX: Final = 32
@@ -105,7 +105,7 @@ class Acceptor:
             return
         connection.settimeout(0)
         self._recent[host] += 1
-        link = self._make_link(_joined(host, port))
+        link = self._make_link(join_address(host, port))
         self._unproven[link] = host
         handshake = self._spawn(self._handshake(connection, link))
         handshake.add_done_callback(partial(_close_if_cancelled, connection))
@@ -134,7 +134,3 @@ def _close_if_cancelled(connection: socket.socket, handshake: asyncio.Task[None]
     """What was cancelled before its first step has closed nothing itself."""
     if handshake.cancelled():
         connection.close()
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
-from shoal.address import split_address
+from shoal.address import join_address, split_address
 
 ADDRESSES_MAX: Final = 8
+"""Of one board, wherever they are told or kept."""
 
 
 def interface_addresses() -> list[str]:
@@ -23,9 +24,8 @@ def reachable_addresses(host: str, port: int) -> tuple[str, ...]:
     A board without a LAN tells of its loopback, so that boards on one machine find each other.
     """
     address = ipaddress.ip_address(host)
-    shown = f"[{host}]" if address.version == 6 else host
     if not address.is_unspecified:
-        return (f"{shown}:{port}",)
+        return (join_address(host, port),)
     found = [ipaddress.ip_address(text) for text in interface_addresses()]
     lan = [ip for ip in found if not ip.is_loopback and not ip.is_link_local]
     chosen = lan or [ip for ip in found if not ip.is_loopback] or found

@@ -12,10 +12,11 @@ from typing import Final
 
 import msgspec
 
+from shoal.cluster.addresses import ADDRESSES_MAX
+
 MAGIC: Final = b"SHB1"
 DATAGRAM_BYTES_MAX: Final = 1200
 """Fits into one packet on any LAN, IP and UDP headers included."""
-ADDRESSES_MAX: Final = 8
 NODES_MAX: Final = 256
 
 _MAC_BYTES: Final = 32

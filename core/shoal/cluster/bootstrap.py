@@ -58,7 +58,7 @@ class Bootstrap:
 
     @property
     def begun(self) -> tuple[Member, ...] | None:
-        """The group, once its beginning is durable here: write `first_record` of it into an empty journal."""
+        """The group, once its beginning is durable here: write its `configuration_record` into an empty journal."""
         promise = self._promise
         return promise.members if promise is not None and promise.begun and self.to_save is None else None
 

@@ -115,11 +115,6 @@ class Discovery:
         self._known.remember(node_id, addresses)
         self._known_changed.set()
 
-    def join(self, cluster_id: str) -> None:
-        """Say from now on that this board is of `cluster_id`."""
-        if self._own is not None:
-            self._own = msgspec.structs.replace(self._own, cluster_id=cluster_id)
-
     async def run(self) -> None:
         """Until cancelled."""
         if not self.active:

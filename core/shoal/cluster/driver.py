@@ -425,7 +425,9 @@ class RaftDriver:
         self._pump()
 
     def _persist_again(self, core: RaftNode, ready: Ready) -> None:
-        if not self._stopped and core is self.core:
+        if self._held:  # while this node goes on alone, nothing of before may come behind what it writes
+            self._loop.call_later(RETRY_FULL_S, self._persist_again, core, ready)
+        elif not self._stopped and core is self.core:
             self._worker.submit(partial(self._persist, ready), partial(self._persisted, core, ready))
 
     def _fetched(self, node_id: str, outcome: object) -> None:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from shoal.address import join_address
 from shoal.clock import Clock
 
 ADDRESSES_MAX: Final = 64
@@ -47,13 +48,9 @@ class K8s:
         except (OSError, UnicodeError) as error:
             return f"the DNS has no address of {self._service}: {error}"
         hosts = dict.fromkeys(str(answer[4][0]) for answer in answers)
-        self._found = [_written(host, self._port) for host in hosts][:ADDRESSES_MAX]
+        self._found = [join_address(host, self._port) for host in hosts][:ADDRESSES_MAX]
         self._found_ms = self._clock.monotonic_ms()
         return ""
 
     async def close(self) -> None:
         """Nothing is open between turns."""
-
-
-def _written(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -13,12 +13,12 @@ from typing import Final
 import msgspec
 
 from shoal.address import split_address
+from shoal.cluster.addresses import ADDRESSES_MAX
 from shoal.cluster.durable import write_durably
 
 PEERS_FILE: Final = "peers.json"
 BOOTS_FILE: Final = "boots"
 PEERS_MAX: Final = 64
-ADDRESSES_MAX: Final = 8
 _FILE_BYTES_MAX: Final = 1_000_000
 _TEXT_MAX: Final = 300
 _FORMAT: Final = 1

@@ -12,9 +12,9 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from shoal.address import split_address
+from shoal.address import join_address, split_address
 from shoal.clock import Clock
-from shoal.cluster.addresses import interface_addresses
+from shoal.cluster.addresses import ADDRESSES_MAX, interface_addresses
 from shoal.cluster.beacon import NODES_MAX, TEXT_MAX, Beacon, Peer
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 SERVICE: Final = "_shoal._tcp.local."
 ASKING_MAX: Final = 16
 _ASK_MS: Final = 3000
-_ADDRESSES_MAX: Final = 8
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised, not listened on
 
 _log: Final = logging.getLogger("shoal.discovery")
@@ -162,10 +161,10 @@ def peer_of(info: ServiceInfo, now_ms: int) -> Peer | None:
     except UnicodeDecodeError:
         return None
     sane = all(len(name) <= TEXT_MAX and name.isprintable() for name in (cluster_id, node_id))
-    hosts = info.parsed_addresses()[:_ADDRESSES_MAX]
+    hosts = info.parsed_addresses()[:ADDRESSES_MAX]
     if not (sane and node_id and info.port and hosts):
         return None
-    addresses = tuple(f"[{host}]:{info.port}" if ":" in host else f"{host}:{info.port}" for host in hosts)
+    addresses = tuple(join_address(host, info.port) for host in hosts)
     return Peer(cluster_id, node_id, addresses, now_ms, "mdns")
 
 

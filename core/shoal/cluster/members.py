@@ -27,6 +27,9 @@ from shoal.store.ports import Superseded
 
 CAUGHT_UP_ENTRIES: Final = 64
 """A learner that lacks no more than this becomes a voter."""
+KEY_PREFIX_BYTES: Final = 8
+RETIRED_MAX: Final = 16
+"""So many replaced keys of one member are remembered."""
 CANDIDATES_MAX: Final = 64
 CHANGE_S: Final = 10.0
 """How long a change may take until nobody knows whether it will be."""
@@ -64,6 +67,7 @@ class Members:
         self._came = asyncio.Event()
         self.met: dict[str, PeerSeen] = {}
         self._were: set[str] = set()
+        self._turned_away = b""
         self.addresses: tuple[str, ...] = ()
         self.url = ""
 
@@ -109,13 +113,29 @@ class Members:
         )
 
     def meet(self, seen: PeerSeen) -> bool:
-        """A certified node said hello; False when too many are known."""
+        """A certified node said hello; False when too many are known, or its key is one that a member has replaced."""
         node_id = seen.hello.node_id
+        member = self.find(node_id)
+        if member is not None and is_retired(member, seen.key_hash):
+            self._warn_of(seen)
+            return False
         if node_id not in self.met and len(self.met) >= CANDIDATES_MAX:
             return False
         self.met[node_id] = seen
         self._came.set()
         return True
+
+    def _warn_of(self, seen: PeerSeen) -> None:
+        """Once for a key, however often it comes."""
+        if seen.key_hash != self._turned_away:
+            self._turned_away = seen.key_hash
+            _log.warning(
+                "at %s somebody has a key of %s that was renewed since, and is not let in. If it is the board itself, "
+                "with old files: give it another key, shoal ca issue %s --new-key",
+                seen.address,
+                seen.hello.node_id,
+                seen.hello.node_id,
+            )
 
     def forget_gone(self) -> None:
         """What those said who are no members any more is long out of date; if they live, they say hello again."""
@@ -204,8 +224,12 @@ class Members:
             if seen is None or seen.hello.incarnation != member.incarnation:
                 return member
             key_hash, addresses, url = seen.key_hash, seen.hello.addresses, seen.hello.url
-        key_hash = member.key_hash if holds_key(member, key_hash) and member.key_hash else key_hash
-        return msgspec.structs.replace(member, key_hash=key_hash, addresses=addresses, url=url)
+        retired = member.retired_keys
+        if member.key_hash not in {b"", key_hash}:
+            retired = (retired + member.key_hash[:KEY_PREFIX_BYTES])[-RETIRED_MAX * KEY_PREFIX_BYTES :]
+        return msgspec.structs.replace(
+            member, key_hash=key_hash, addresses=addresses, url=url, retired_keys=retired
+        )
 
     # -- what is asked for -----------------------------------------------------------------------
 
@@ -396,9 +420,16 @@ def where(seen: PeerSeen) -> tuple[str, ...]:
 
 
 def holds_key(member: Member, key_hash: bytes) -> bool:
-    """Whether a member may use this key: one of those in the configuration (two while it is renewed), or the first."""
-    known = member.key_hash
-    return not known or any(known[at : at + 32] == key_hash for at in range(0, len(known), 32))
+    """Whether a member may use this key: that in the configuration, or the first one."""
+    return member.key_hash in {b"", key_hash}
+
+
+def is_retired(member: Member, key_hash: bytes) -> bool:
+    """Whether the member had this key and has another now."""
+    old, size = member.retired_keys, KEY_PREFIX_BYTES
+    return not holds_key(member, key_hash) and key_hash[:size] in {
+        old[at : at + size] for at in range(0, len(old), size)
+    }
 
 
 def _has_data(node_id: str) -> str:

@@ -11,15 +11,15 @@ from typing import Final
 
 import msgspec
 
+from shoal.cluster.addresses import ADDRESSES_MAX
 from shoal.cluster.durable import write_durably
 from shoal.errors import StorageError
-from shoal.raft.log import Configuration, Kind, Member
+from shoal.raft.log import Member
 
 BOOTSTRAP_FILE: Final = "bootstrap.json"
 MEMBERS_MAX: Final = 9
 MESSAGE_BYTES_MAX: Final = 65_536
 _TEXT_MAX: Final = 300
-_ADDRESSES_MAX: Final = 8
 _FORMAT: Final = 1
 
 
@@ -95,7 +95,7 @@ def _sane_member(member: Member) -> bool:
     texts = (member.node_id, member.url, *member.addresses)
     return (
         member.node_id != ""
-        and len(member.addresses) <= _ADDRESSES_MAX
+        and len(member.addresses) <= ADDRESSES_MAX
         and max(len(member.incarnation), len(member.key_hash)) <= 64
         and all(_is_line(text) for text in texts)
     )
@@ -108,11 +108,6 @@ def _is_line(text: str) -> bool:
 def members_hash(members: tuple[Member, ...]) -> bytes:
     """What a grant names: SHA-256 over every field of every member, in order."""
     return hashlib.sha256(msgspec.msgpack.encode(members)).digest()
-
-
-def first_record(members: tuple[Member, ...]) -> tuple[Kind, int, int, bytes]:
-    """The journal's first record (kind, index, term, payload): the same bytes on every member."""
-    return Kind.CONFIGURATION, 1, 0, msgspec.msgpack.encode(Configuration(members))
 
 
 def save_promise(data_dir: Path, promise: Promise) -> None:

@@ -130,11 +130,11 @@ class Transport:
         """Ask who is at these addresses: `seen` hears it. Each once a second at most, eight at a time."""
         now_ms = self._clock.monotonic_ms()
         if len(self._probed_ms) > _REMEMBERED_MAX:
-            self._probed_ms = {
-                each: at for each, at in self._probed_ms.items() if now_ms - at < PROBE_PAUSE_MS
-            }
-        for address in addresses:
-            due = now_ms - self._probed_ms.get(address, -PROBE_PAUSE_MS) >= PROBE_PAUSE_MS
+            self._probed_ms = {each: at for each, at in self._probed_ms.items() if each in addresses}
+        never = -PROBE_PAUSE_MS
+        # Who waits longest first: those that nobody answers at must not keep the others from their turn.
+        for address in sorted(addresses, key=lambda each: self._probed_ms.get(each, never)):
+            due = now_ms - self._probed_ms.get(address, never) >= PROBE_PAUSE_MS
             if due and len(self._probing) < PROBES_MAX:
                 self._probed_ms[address] = now_ms
                 task = asyncio.ensure_future(self._probe(address))

@@ -6,12 +6,12 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from shoal.cluster.addresses import ADDRESSES_MAX
 from shoal.cluster.certificates import Subject
 
 PROTOCOL_VERSION: Final = 1
 FEATURE_LEVEL: Final = 1
 """Which entries this release understands. One more with each command that an older release does not."""
-ADDRESSES_MAX: Final = 8
 _TEXT_MAX: Final = 256
 _INCARNATION_BYTES_MAX: Final = 64
 

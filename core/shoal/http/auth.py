@@ -36,11 +36,15 @@ class Tokens(Protocol):
 class Access:
     """What one call may touch: all streams, or those that a token's patterns match."""
 
-    __slots__ = ("patterns", "token_id")
+    __slots__ = ("passed", "patterns", "token_id")
 
-    def __init__(self, patterns: tuple[str, ...] = (), token_id: str | None = None) -> None:
+    def __init__(
+        self, patterns: tuple[str, ...] = (), token_id: str | None = None, *, passed: bool = False
+    ) -> None:
         self.patterns = patterns
         self.token_id = token_id
+        self.passed = passed
+        """Another member let the caller in, and watches over its token."""
 
     def allows(self, stream_id: str) -> bool:
         """Whether the token is for this stream."""
@@ -150,7 +154,9 @@ class Door:
             await asyncio.sleep(WATCH_S)
 
     async def still_open(self, access: Access) -> bool:
-        """Whether what an earlier `admit` gave still holds."""
+        """Whether what an earlier `admit` gave still holds; what another member gave is that member's to end."""
+        if access.passed:
+            return True
         if self.stale:
             await self.look()
         if self._closed is not None:
@@ -188,6 +194,7 @@ def encode_access(access: Access) -> str:
 def decode_access(text: str) -> Access:
     """The inverse; the token itself stays where it came in, which watches over it. Raises InvalidRequest."""
     try:
-        return Access(msgspec.json.decode(base64.b64decode(text, validate=True), type=_Passed).patterns)
+        sent = msgspec.json.decode(base64.b64decode(text, validate=True), type=_Passed)
     except ValueError as error:
         raise InvalidRequest(f"{ACCESS} is not what a member sends", pointer=ACCESS) from error
+    return Access(sent.patterns, passed=True)

@@ -14,18 +14,17 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from shoal.errors import NoLeader, OutcomeUnknown
+from shoal.errors import NoLeader, OutcomeUnknown, ShuttingDown
 from shoal.http.auth import ACCESS, encode_access
 from shoal.http.connections import Connection
 from shoal.http.context import Call
 from shoal.http.lasting import attend
 from shoal.http.negotiation import SSE
+from shoal.http.pacing import LARGE_BYTES
+from shoal.http.routing import request_target
 
-WATCH_S: Final = 0.1
-"""How often it is seen whether the leader is still the same."""
 CONNECT_S: Final = 3.0
-CONNECTIONS_MAX: Final = 256
-_TO_LEADER: Final = ("Content-Type", "Content-Encoding", "Accept", "Last-Event-ID")
+_TO_LEADER: Final = ("Content-Type", "Accept", "Last-Event-ID")
 _FROM_LEADER: Final = (
     *("Content-Type", "Content-Encoding", "Content-Length", "Link", "Location", "ETag", "Retry-After"),
     *("Cache-Control", "Shoal-Position", "Shoal-Node", "Shoal-Role"),
@@ -37,6 +36,9 @@ class Leader(Protocol):
 
     def where(self) -> tuple[str, str]:
         """Its node id, and the HOST:PORT of its peers' port. Raises NoLeader, also when it is this node."""
+
+    async def until_other(self, node_id: str) -> None:
+        """Until `where` says another, or nobody."""
 
     def http_context(self) -> ssl.SSLContext:
         """The TLS of a member."""
@@ -53,34 +55,28 @@ class Passing:
         """The leader's answer. Raises NoLeader (nothing was done) and OutcomeUnknown."""
         node_id, address = self._leader.where()
         body = await call.body()
-        gone = OutcomeUnknown(f"node {node_id} was asked as the leader, and leads no more")
         answer = await attend(call, self._exchange(call, body, node_id, address), None)
         if answer is None:
-            raise gone
+            raise ShuttingDown(
+                "the node is leaving; whether the leader did it is not known", outcome="unknown"
+            )
         return answer
 
-    async def _exchange(
-        self, call: Call, body: bytes, node_id: str, address: str
-    ) -> web.StreamResponse | None:
-        """As `pass_on`; None when the node leads no more before it has answered whole."""
+    async def _exchange(self, call: Call, body: bytes, node_id: str, address: str) -> web.StreamResponse:
+        """The answer of that node, while it leads. Raises as `pass_on`."""
         copying = asyncio.ensure_future(self._copy(call, body, address))
+        moved = asyncio.ensure_future(self._leader.until_other(node_id))
         try:
-            while self._leads(node_id):
-                await asyncio.wait({copying}, timeout=WATCH_S)
-                if copying.done():
-                    return copying.result()
+            await asyncio.wait({copying, moved}, return_when=asyncio.FIRST_COMPLETED)
+            if copying.done():
+                return copying.result()
         finally:
             copying.cancel()
-            await asyncio.wait({copying})
+            moved.cancel()
+            await asyncio.wait({copying, moved})
         if call.request.writer.output_size > 0:
             raise ConnectionResetError("the leader leads no more")
-        return None
-
-    def _leads(self, node_id: str) -> bool:
-        try:
-            return self._leader.where()[0] == node_id
-        except NoLeader:
-            return False
+        raise OutcomeUnknown(f"node {node_id} was asked as the leader, and leads no more")
 
     async def _copy(self, call: Call, body: bytes, address: str) -> web.StreamResponse:
         request = call.request
@@ -89,7 +85,7 @@ class Passing:
         try:
             async with self._open_session().request(
                 request.method,
-                URL(f"https://{address}{request.raw_path}", encoded=True),
+                URL(f"https://{address}{request_target(request.raw_path)}", encoded=True),
                 data=body or None,
                 headers=headers,
                 skip_auto_headers=("Content-Type", "Accept", "User-Agent"),
@@ -98,8 +94,8 @@ class Passing:
                 allow_redirects=False,
             ) as answer:
                 return await _copy_answer(request, answer)
-        except aiohttp.ClientConnectorError as error:
-            raise NoLeader(f"the leader cannot be reached at {address}: {error.os_error}") from error
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise NoLeader(f"the leader cannot be reached at {address}: {error}") from error
         except (aiohttp.ClientError, TimeoutError) as error:
             if request.writer.output_size > 0:
                 raise ConnectionResetError("the leader's answer is cut short") from error
@@ -108,7 +104,8 @@ class Passing:
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX),
+                # Bounded by http.max_connections. A limit here would let waiting pulls keep acks from the leader.
+                connector=aiohttp.TCPConnector(limit=0),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -123,7 +120,7 @@ class Passing:
 
 async def _copy_answer(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
     headers = {name: answer.headers[name] for name in _FROM_LEADER if name in answer.headers}
-    if "Content-Length" in headers or answer.status == 204:
+    if answer.status == 204 or (answer.content_length or LARGE_BYTES + 1) <= LARGE_BYTES:
         headers.pop("Content-Length", None)  # it is set anew
         return web.Response(status=answer.status, body=await answer.read(), headers=headers)
     if isinstance(request.protocol, Connection) and answer.content_type == SSE:

@@ -137,3 +137,11 @@ class Router:
         if place.routes:
             raise MethodNotAllowed(sorted(place.routes))
         raise NotFound(f"nothing is at {path[:200]!r}, see /openapi.json for what is")
+
+
+def request_target(raw_path: str) -> str:
+    """The path and query of a request target, which may be a whole URL (RFC 9112, 3.2.2)."""
+    if raw_path.startswith("/"):
+        return raw_path
+    _, scheme, rest = raw_path.partition("://")
+    return "/" + rest.partition("/")[2] if scheme else raw_path

@@ -32,7 +32,7 @@ from shoal.http.auth import ACCESS, EVERYTHING, Door, Tokens, decode_access
 from shoal.http.context import Call, Context, ServedCluster, ServedNode, ServedStore
 from shoal.http.pacing import Paced
 from shoal.http.params import ReadQuery
-from shoal.http.routing import DEFAULT_PATH, STORE_PATH, Route, Router
+from shoal.http.routing import DEFAULT_PATH, STORE_PATH, Route, Router, request_target
 from shoal.model.definitions import check_subscription_name
 from shoal.model.payload import check_stream_id
 from shoal.types import MAX_VERSION
@@ -88,7 +88,7 @@ class Service:
         """The answer to any request; errors become problem documents."""
         path = ""
         try:
-            path, _, query = _target(request.raw_path).partition("?")
+            path, _, query = request_target(request.raw_path).partition("?")
             route, raw_ids = self._router.find(request.method, path)
             response = await self._call(request, route, raw_ids, query, passed=passed)
         except ShoalError as error:
@@ -181,14 +181,6 @@ async def _settle(store: ServedStore, query: ReadQuery) -> None:
     if query.wait_for is not None:
         await store.wait_for(query.wait_for, query.wait_ms)
     await store.settle_reads(query.consistency)
-
-
-def _target(raw_path: str) -> str:
-    """The path and query of a request target, which may be a whole URL (RFC 9112, 3.2.2)."""
-    if raw_path.startswith("/"):
-        return raw_path
-    _, scheme, rest = raw_path.partition("://")
-    return "/" + rest.partition("/")[2] if scheme else raw_path
 
 
 def _check_version(text: str) -> None:

@@ -49,6 +49,8 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     url: str = ""
     witness: bool = False
     stays_learner: bool = False
+    retired_keys: bytes = b""
+    """The beginnings (8 bytes each) of the hashes of keys that it had before: nobody comes in with one again."""
 
 
 class Configuration(msgspec.Struct, frozen=True, array_like=True):

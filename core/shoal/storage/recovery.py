@@ -14,6 +14,7 @@ db/quarantine-1/          a damaged generation, kept for inspection
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ SUSPECT = "SUSPECT"
 DIVERGED = "DIVERGED"
 """In a directory of databases: they are not what the leader's are, and are not to be served."""
 
-
+_log = logging.getLogger("shoal.node")
 _locked_here: set[Path] = set()
 
 
@@ -263,11 +264,14 @@ def mark_diverged(files: Files, directory: Path) -> None:
 
 
 def explained(error: BaseException, directory: Path) -> BaseException:
-    """What ended the storage, in words that say what to do."""
+    """What ended the node, in words that say what to do. Of a defect the log gets the place."""
     if isinstance(error, ShoalError | OSError):
         return error
     if is_disk_full(error):
         return DiskFull("the disk is full, and no reserve is left to give: free some space, then start again")
     if is_corrupt(error):
         return DatabaseCorrupt(f"{directory}: {error}. Restart the node: it rebuilds the file if it can")
-    return StorageError(f"{directory}: {error!r}")
+    if isinstance(error, apsw.Error):
+        return StorageError(f"{directory}: {error}")
+    _log.critical("a defect in shoal ends the node; please report it with this", exc_info=error)
+    return StorageError(f"a defect in shoal ended the node, please report it with its log: {error!r}")

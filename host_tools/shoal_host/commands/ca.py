@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, get_args
 
 import click
 
+from shoal.address import join_address
 from shoal.cluster.authority import Step
 from shoal.cluster.join_tokens import LIFETIME_S, LIFETIME_S_MAX, TEXT_CHARS_MAX, JoinToken, JoinTokens
 from shoal.errors import ConfigError, Unreachable
@@ -283,7 +284,7 @@ def serve(*, listen: str, ca_dir: Path, as_json: bool) -> None:
 
     def ready(place: tuple[str, int]) -> None:
         host, port = place
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        where = join_address(host, port)
         if as_json:
             print_json({"listen": where})
         else:
