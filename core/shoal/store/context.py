@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar, get_args
 
 from shoal.accel.hash import partition_hash
@@ -79,6 +79,8 @@ class StoreContext:
         self._partitions = writer_partitions
         self._queue_limit = queue_limit
         self._closed = self._dropped = False
+        self._keeps_up = True
+        """Whether the last read found everything applied that it had to see."""
         self._moved = asyncio.Event()
         sequencer.listeners[name] = self._wake
 
@@ -120,23 +122,59 @@ class StoreContext:
         `local` is whatever is here; `leader` everything that the leader knows to be committed; `linearizable` the
         same of one that a quorum has confirmed meanwhile. None is `leader`.
         """
+        if self._is_settled(consistency):
+            return
+        deadline_ms = self.now_ms() + self._timeout_ms
+        had = self.sequencer.applied_index
+        index = await self._read_index(consistency, deadline_ms)
+        self._keeps_up = index <= had
+        await self.sequencer.wait_applied(index, max(1, deadline_ms - self.now_ms()))
+
+    async def read_settled(self, consistency: Consistency | None, read: Callable[[], Awaitable[T]]) -> T:
+        """What `read` finds once `settle_reads` is over. Raises as both.
+
+        While the leader and its quorum are asked, the read is made: what it found counts if nothing more had to be
+        applied for it. A node that lately lacked something does one after the other, so as not to read twice.
+        """
+        if self._is_settled(consistency):
+            return await read()
+        if not self._keeps_up:
+            await self.settle_reads(consistency)
+            return await read()
+        had = self.sequencer.applied_index
+        deadline_ms = self.now_ms() + self._timeout_ms
+        asking = asyncio.ensure_future(self._read_index(consistency, deadline_ms))
+        try:
+            found = await _outcome(read())
+            index = await asking
+        finally:
+            asking.cancel()
+        self._keeps_up = index <= had
+        if not self._keeps_up:
+            await self.sequencer.wait_applied(index, max(1, deadline_ms - self.now_ms()))
+            return await read()
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _is_settled(self, consistency: Consistency | None) -> bool:
+        """Whether a read may begin at once. Raises InvalidRequest."""
         if consistency is not None and consistency not in _CONSISTENCIES:
             raise InvalidRequest(
                 f"consistency is {', '.join(_CONSISTENCIES[:-1])} or {_CONSISTENCIES[-1]}",
                 pointer="consistency",
             )
-        if consistency == "local" or (consistency != "linearizable" and self.leadership.has_decided_all):
-            return
-        deadline_ms = self.now_ms() + self._timeout_ms
+        return consistency == "local" or (consistency != "linearizable" and self.leadership.has_decided_all)
+
+    async def _read_index(self, consistency: Consistency | None, deadline_ms: int) -> int:
+        """Asked again while nobody leads. Raises NoLeader."""
         while True:
             try:
-                index = await self.leadership.read_index(confirmed=consistency == "linearizable")
-                break
+                return await self.leadership.read_index(confirmed=consistency == "linearizable")
             except NoLeader:
                 if self._closed or self.now_ms() >= deadline_ms:
                     raise
                 await asyncio.sleep(ASK_AGAIN_S)
-        await self.sequencer.wait_applied(index, max(1, deadline_ms - self.now_ms()))
 
     def _wake(self) -> None:
         self._moved.set()
@@ -162,3 +200,11 @@ class StoreContext:
         """End waits and refuse new work. `dropped`: for ever, whatever is made under the store's name."""
         self._closed, self._dropped = True, dropped
         self._moved.set()
+
+
+async def _outcome(work: Awaitable[T]) -> T | Exception:
+    """What came of it, an error too."""
+    try:
+        return await work
+    except Exception as error:  # noqa: BLE001 - raised by the caller, if it counts
+        return error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from shoal import telemetry
@@ -106,8 +107,8 @@ class LocalSnapshots:
     ) -> builtins.list[Snapshot]:
         context = self._context
         payload.check_stream_id(stream_id, context.limits)
-        await context.settle_reads(consistency)
-        return await context.read_applied(context.queries.snapshots, stream_id, version, latest)
+        find = partial(context.read_applied, context.queries.snapshots, stream_id, version, latest)
+        return await context.read_settled(consistency, find)
 
     def _observe(
         self, event: telemetry.EventName, stream_id: str, version: int, size: int, started: int

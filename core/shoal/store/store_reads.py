@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Literal
 
 from shoal.errors import Ambiguous, NotFound
@@ -100,10 +101,13 @@ class StoreReads:
         if after is not None:
             check_range("after", after, 0, MAX_VERSION)
         backward = is_backward(direction)
-        await context.settle_reads(consistency)
         if backward:
-            return await self._read_backward(selection, after, count)
-        return await self._read_forward(selection, after or 0, count)
+            return await context.read_settled(
+                consistency, partial(self._read_backward, selection, after, count)
+            )
+        return await context.read_settled(
+            consistency, partial(self._read_forward, selection, after or 0, count)
+        )
 
     async def _read_forward(self, selection: EventFilter, after: int, count: int) -> EventsPage:
         context = self._context
@@ -154,8 +158,8 @@ class StoreReads:
         payload.check_event_id(event_id, context.limits)
         if stream_id is not None:
             payload.check_stream_id(stream_id, context.limits)
-        await context.settle_reads(consistency)
-        rows = await context.read_applied(context.queries.events_of_id, pack(event_id), stream_id)
+        find = partial(context.read_applied, context.queries.events_of_id, pack(event_id), stream_id)
+        rows = await context.read_settled(consistency, find)
         if not rows:
             raise NotFound(f"no event has the id {event_id!r}", event_id=event_id)
         if len(rows) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from operator import attrgetter
 
 from shoal import telemetry
@@ -69,9 +70,9 @@ class StreamReads:
         if start is not None:
             check_range("from", start, 0, MAX_VERSION)
         check_range("limit", count, 1, context.limits.page_events)
-        await context.settle_reads(consistency)
+        read = partial(self._read_page, stream_id, start, count, backward=backward)
         if not telemetry.enabled_any(telemetry.STREAM_READ):
-            return await self._read_page(stream_id, start, count, backward=backward)
+            return await context.read_settled(consistency, read)
         with telemetry.Span(
             telemetry.STREAM_READ_START,
             telemetry.STREAM_READ_STOP,
@@ -79,7 +80,7 @@ class StreamReads:
             {"store_id": context.name, "stream_id": stream_id},
             {"start_version": start, "count": count, "direction": direction},
         ) as span:
-            page = await self._read_page(stream_id, start, count, backward=backward)
+            page = await context.read_settled(consistency, read)
             span.measurements["event_count"] = len(page.events)
         return page
 
@@ -141,8 +142,7 @@ class StreamReads:
     async def get_version(self, stream_id: str, *, consistency: Consistency | None = None) -> int:
         """See shoal.store.api.Streams."""
         payload.check_stream_id(stream_id, self._context.limits)
-        await self._context.settle_reads(consistency)
-        head = await self._head(stream_id)
+        head = await self._context.read_settled(consistency, partial(self._head, stream_id))
         return NO_STREAM if head is None else head.actual
 
     async def exists(self, stream_id: str, *, consistency: Consistency | None = None) -> bool:
