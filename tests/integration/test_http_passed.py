@@ -191,17 +191,37 @@ def _never_connected(*_arguments: Any, **_options: Any) -> Any:
     raise aiohttp.ConnectionTimeoutError("connection timeout")
 
 
-async def test_a_leader_that_leads_no_more_is_not_waited_for(cluster: Reef) -> None:
+async def test_a_leader_that_hands_over_answers_for_itself(cluster: Reef) -> None:
     leader, follower = await two(cluster)
     await follower.board.call("PUT", ONE, ALL)
     pull = asyncio.create_task(follower.board.call("POST", f"{ONE}/pull", {"wait_ms": 60_000}))
     await until(lambda: passed_to(leader) == 1)
-    handed = await leader.board.call("POST", "/v1/cluster/transfer-leader", {"node_id": "n2"})
-    assert handed.status == 200, handed.body
+    handed = await follower.change("transfer-leader", node_id="n2")
+    assert handed["leader"] == "n2"
     answer = await asyncio.wait_for(pull, 10)
-    assert answer.code in {"outcome-unknown", "no-leader", "not-leader"}, answer.body
+    assert (answer.code, answer.json["outcome"]) == ("no-leader", "not-applied")
     await until(lambda: follower.node._driver.serves)
     assert (await follower.board.call("POST", f"{ONE}/pull", {"wait_ms": 0})).status == 200
+
+
+async def test_a_leader_that_is_sent_away_through_a_follower_says_that_it_is_done(cluster: Reef) -> None:
+    await cluster.grow(3)
+    view = await cluster.up["n3"].change("leave", node_id="n1")
+    assert [member["id"] for member in view["members"]] == ["n2", "n3"]
+
+
+async def test_a_leader_that_is_gone_and_says_nothing_is_not_waited_for(
+    cluster: Reef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader, follower = await two(cluster)
+    await follower.board.call("PUT", ONE, ALL)
+    pull = asyncio.create_task(follower.board.call("POST", f"{ONE}/pull", {"wait_ms": 60_000}))
+    await until(lambda: passed_to(leader) == 1)
+    monkeypatch.setattr(follower.node, "where", lambda: ("n9", "127.0.0.1:1"))
+    follower.node._on_moved()
+    answer = await asyncio.wait_for(pull, 10)
+    assert (answer.status, answer.code) == (503, "outcome-unknown")
+    await until(lambda: passed_to(leader) == 0)
 
 
 async def test_a_follower_that_closes_answers_what_it_passed_on(cluster: Reef) -> None:

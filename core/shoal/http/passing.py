@@ -24,6 +24,8 @@ from shoal.http.pacing import LARGE_BYTES
 from shoal.http.routing import request_target
 
 CONNECT_S: Final = 3.0
+LAST_WORD_S: Final = 0.5
+"""A node that leads no more says so itself, or has just handed over as it was asked to."""
 _TO_LEADER: Final = ("Content-Type", "Accept", "Last-Event-ID")
 _FROM_LEADER: Final = (
     *("Content-Type", "Content-Encoding", "Content-Length", "Link", "Location", "ETag", "Retry-After"),
@@ -68,6 +70,7 @@ class Passing:
         moved = asyncio.ensure_future(self._leader.until_other(node_id))
         try:
             await asyncio.wait({copying, moved}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({copying}, timeout=LAST_WORD_S)
             if copying.done():
                 return copying.result()
         finally:
