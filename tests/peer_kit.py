@@ -14,7 +14,7 @@ import msgspec
 from shoal.cluster.certificates import Authority, make_ca
 from shoal.cluster.identity import Identity, issue, load_identity
 from shoal.cluster.transport import TICK_S, Transport
-from shoal.cluster.words import Hello, PeerSeen
+from shoal.cluster.words import STRANGER, Hello, PeerSeen, Refusal
 from shoal.testing.clock import FakeClock
 
 PATIENCE_S = 20
@@ -69,7 +69,7 @@ class Node:
         self.transport = Transport(
             identity,
             lambda: self.said,
-            trusted=self.trusts,
+            refusal=self.refusal,
             received=lambda node_id, value: self.received.append((node_id, value)),
             seen=self.seen.append,
             lost=self.lost.append,
@@ -84,11 +84,12 @@ class Node:
     def node_id(self) -> str:
         return self.identity.node_id
 
-    def trusts(self, peer: PeerSeen) -> bool:
+    def refusal(self, peer: PeerSeen) -> Refusal | None:
         node_id = peer.hello.node_id
-        return (
+        trusted = (
             self.members.get(node_id) == peer.hello.incarnation and peer.key_hash in self.key_hashes[node_id]
         )
+        return None if trusted else Refusal(STRANGER, "a test does not know it")
 
     def admit(self, *others: Node) -> None:
         """Have others as members."""

@@ -24,7 +24,7 @@ from shoal.cluster.enroller import Enroller, can_enrol
 from shoal.cluster.frames import FrameError
 from shoal.cluster.identity import Identity, load_identity
 from shoal.cluster.key_watch import KeyWatch
-from shoal.cluster.members import Members, where
+from shoal.cluster.members import Members, holds_key, where
 from shoal.cluster.transport import Transport
 from shoal.cluster.views import cluster_view
 from shoal.cluster.watch import Watch
@@ -78,7 +78,7 @@ class ClusterNode:
         self.transport = Transport(
             identity,
             self._hello,
-            trusted=lambda seen: self.members.trusts(seen),  # noqa: PLW0108 - made below
+            refusal=lambda seen: self.members.refusal(seen),  # noqa: PLW0108 - made below
             received=self._received,
             seen=self._on_seen,
             lost=self._on_lost,
@@ -289,6 +289,7 @@ class ClusterNode:
             if (leader := self._driver.leader) is not None and self._driver.core.hollow:
                 self._copies.fetch(leader)
             self._look_around()
+            self._show_key()
             if self._driver.serves and (self._tending is None or self._tending.done()):
                 self._tending = self._loop.create_task(self.members.tend())
 
@@ -301,6 +302,14 @@ class ClusterNode:
         missing = [m for m in self.members.configuration.members if m.node_id != self._driver.own.node_id]
         if not missing or any(not self.transport.connected(m.node_id) for m in missing):
             self.transport.probe([a for a in self.hints() if a not in self.members.addresses])
+
+    def _show_key(self) -> None:
+        """A key that is in use is brought before the leader, so that the one before it counts no more."""
+        own = self.members.find(self._driver.own.node_id)
+        leader = self._driver.leader
+        if own is not None and leader is not None and not holds_key(own, self._identity.key_hash):
+            address = self.transport.address_of(leader)
+            self.transport.probe([] if address is None else [address])
 
     def is_alive(self, node_id: str) -> bool:
         """Whether the node is this one, or a connection to it stands."""

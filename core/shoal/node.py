@@ -19,7 +19,7 @@ from typing import Any, Self
 from shoal import telemetry
 from shoal.clock import Clock
 from shoal.cluster.driver import RaftDriver
-from shoal.cluster.log_start import found_group, read_start
+from shoal.cluster.log_start import found_group, read_start, require_alone
 from shoal.config import Config
 from shoal.errors import DiskFull, ShuttingDown, StateDiverged, TransferRefused
 from shoal.ids import EventIds
@@ -150,6 +150,8 @@ class Node:
         self.random = Random(int.from_bytes(self.means.entropy(8)))  # noqa: S311 - spreads elections
         clock = self.means.clock
         core = RaftNode(own, start, journal.hard_state, random=self.random, now_ms=clock.monotonic_ms())
+        if config.mode == "single":
+            require_alone(own.node_id, core.configuration, config.data_dir)
         core.hollow = opened.hollow
         return RaftDriver(
             core,

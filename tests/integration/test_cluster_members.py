@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from cluster_kit import Reef, reef, until, voters
+from cluster_kit import Member, Reef, reef, until, voters
 from msgspec import structs
 
 from shoal.cluster import members as cluster_members
@@ -185,17 +185,43 @@ async def test_a_key_that_was_renewed_lets_nobody_in_any_more(
         assert member is not None
         return member.key_hash
 
-    for key, has in ((new, new), (old, new)):
-        cluster.up["n2"].node._use_identity(key)
-        for link in [link for member in cluster.up.values() for link in member.node.transport._links]:
-            link.end()
-        await until(lambda has=has: known() == has.key_hash)  # type: ignore[misc] # bound now
+    board = cluster.up["n2"].node
+    board._use_identity(new)  # as KeyWatch does: no connection ends for that
+    await until(lambda: known() == new.key_hash)
+    await until(lambda: all(member.node.is_alive("n2") for member in cluster.up.values()))
+    board._use_identity(old)
+    for link in [link for member in cluster.up.values() for link in member.node.transport._links]:
+        link.end()
     await until(lambda: not leader.node.is_alive("n2"))
     with caplog.at_level(logging.WARNING, "shoal.cluster"):
         await until(lambda: "a key of n2 that was renewed since" in caplog.text)
     assert known() == new.key_hash
-    cluster.up["n2"].node._use_identity(new)
+    await until(lambda: "older than its last key" in str(board.obstacle()))
+    assert not board.watch.removed
+    board._use_identity(new)
     await until(lambda: leader.node.is_alive("n2"))
+
+
+async def test_boards_that_come_back_with_new_keys_find_together(cluster: Reef) -> None:
+    """Power was cut before anybody had heard of them: no lock-out, since their authority vouches for them."""
+    await cluster.grow()
+    old = {}
+    for node_id in ("n1", "n2", "n3"):
+        await cluster.stop(node_id)
+        tls_dir = cluster.directory / "tls" / node_id
+        old[node_id] = await asyncio.to_thread(load_identity, tls_dir)
+        await asyncio.to_thread(partial(issue, cluster.authority, node_id, tls_dir, renew=True))
+    for node_id in old:
+        await cluster.start(node_id)
+    leader = await cluster.leader()
+    for node_id, before in old.items():
+        await until(lambda node_id=node_id, before=before: retired(leader, node_id, before.key_hash))  # type: ignore[misc] # bound now
+
+
+def retired(leader: Member, node_id: str, key_hash: bytes) -> bool:
+    """Whether the leader takes this key of a member no more."""
+    member = leader.node.members.find(node_id)
+    return member is not None and cluster_members.is_retired(member, key_hash)
 
 
 async def test_a_defect_in_what_a_node_does_each_second_ends_the_node(

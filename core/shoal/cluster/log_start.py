@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
 from shoal.cluster.ports import Log, LoggedEntry
+from shoal.errors import ConfigError
 from shoal.raft.entries import LogStart
 from shoal.raft.log import Configuration, Kind, Member
 from shoal.raft.messages import Entry
@@ -36,6 +38,17 @@ def configuration_record(configuration: Configuration) -> tuple[Kind, int, int, 
 def found_group(log: Log, members: Sequence[Member]) -> None:
     """Make the log's first record: the configuration it begins with. On an empty log only."""
     log.append_records([configuration_record(Configuration(tuple(members)))], use_reserve=True)
+
+
+def require_alone(own_id: str, configuration: Configuration, data_dir: Path) -> None:
+    """A member that ran as a board alone would neither lead nor hear of a leader. Raises ConfigError."""
+    members = [member.node_id for member in configuration.members]
+    if members != [own_id]:
+        raise ConfigError(
+            "mode",
+            f"{data_dir} holds the data of {own_id} of a cluster ({', '.join(members)}): start it with --mode cluster "
+            "and its --tls-dir",
+        )
 
 
 def begin_group(log: Log, members: Sequence[Member]) -> bool:

@@ -16,7 +16,7 @@ import msgspec
 import shoal
 from shoal.cluster.driver import RaftDriver
 from shoal.cluster.identity import Identity
-from shoal.cluster.words import FEATURE_LEVEL, PeerSeen
+from shoal.cluster.words import FEATURE_LEVEL, OLD_KEY, STRANGER, PeerSeen, Refusal
 from shoal.errors import AlreadyExists, InvalidRequest, NoLeader, NotFound, Timeout, Unavailable
 from shoal.raft import membership
 from shoal.raft.errors import ChangeRefused
@@ -102,15 +102,25 @@ class Members:
         log = self._driver.core.log
         return [*log.configuration.members, *log.committed_configuration.members]
 
-    def trusts(self, seen: PeerSeen) -> bool:
-        """Membership decides. A board that knows no members yet hears every node that its authority has certified."""
+    def refusal(self, seen: PeerSeen) -> Refusal | None:
+        """Why this node may not be a peer; None if it may: membership decides.
+
+        A board that knows no members yet hears every node that its authority has certified. A member comes with the
+        key that it had, or with another one that its authority has certified, once: then the former is too old.
+        """
         known = self._known()
-        return not known or any(
-            member.node_id == seen.hello.node_id
-            and member.incarnation == seen.hello.incarnation
-            and holds_key(member, seen.key_hash)
-            for member in known
-        )
+        found = [
+            m for m in known if (m.node_id, m.incarnation) == (seen.hello.node_id, seen.hello.incarnation)
+        ]
+        if known and not found:
+            return Refusal(
+                STRANGER, "it is not a member with this incarnation: add it with `shoal cluster add`"
+            )
+        if found and all(is_retired(member, seen.key_hash) for member in found):
+            return Refusal(
+                OLD_KEY, "its key was replaced since: give it a new one with `shoal ca issue --new-key`"
+            )
+        return None
 
     def meet(self, seen: PeerSeen) -> bool:
         """A certified node said hello; False when too many are known, or its key is one that a member has replaced."""

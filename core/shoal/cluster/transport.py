@@ -2,8 +2,8 @@
 
 Each node dials each other one and sends on what it dialled, a connection for control and one for bulk, so that
 a snapshot holds up no heartbeat; on what it accepted it receives. A peer is who its certificate says, and is heard only
-while `trusted` says so, which knows the membership. Messages may be lost whenever a connection breaks or is full: Raft
-expects no more. Nothing here waits for a peer.
+while `refusal` says nothing against it, which knows the membership. Messages may be lost whenever a connection breaks
+or is full: Raft expects no more. Nothing here waits for a peer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shoal.cluster.dialler import Dialler, open_link
 from shoal.cluster.frames import encode
 from shoal.cluster.identity import ENROLMENT, HTTP, Identity
 from shoal.cluster.link import Link
-from shoal.cluster.words import STRANGER, Hello, PeerSeen, Refusal
+from shoal.cluster.words import OLD_KEY, Hello, PeerSeen, Refusal
 from shoal.errors import ConfigError
 
 TICK_S: Final = 1.0
@@ -44,11 +44,11 @@ def _nobody(_node_id: str, _reason: str) -> None:
 class Transport:
     """The connections of one node. All calls belong to the thread of its event loop.
 
-    `hello` gives the own first word, `trusted` says who may be a peer. `received` gets each message with its sender;
-    it may raise FrameError for one that it cannot read, which ends the connection. `seen` hears of every certified
-    node that says hello, `lost` of a peer whose process is gone, `broken` of one to which a connection broke, and
-    `refused` of a node that will not have this one, with its code for why. `http` and `enrol` make what serves the
-    other protocols of the port.
+    `hello` gives the own first word, `refusal` says why somebody may not be a peer, None if he may. `received` gets
+    each message with its sender; it may raise FrameError for one that it cannot read, which ends the connection.
+    `seen` hears of every certified node that says hello, `lost` of a peer whose process is gone, `broken` of one to
+    which a connection broke, and `refused` of a node that will not have this one, with its code for why. `http` and
+    `enrol` make what serves the other protocols of the port.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Transport:
         identity: Identity,
         hello: Callable[[], Hello],
         *,
-        trusted: Callable[[PeerSeen], bool],
+        refusal: Callable[[PeerSeen], Refusal | None],
         received: Callable[[str, Any], None],
         seen: Callable[[PeerSeen], None],
         lost: Callable[[str], None],
@@ -71,7 +71,7 @@ class Transport:
     ) -> None:
         self._identity: Identity = identity
         self._hello = hello
-        self._trusted = trusted
+        self._refusal = refusal
         self._receive = received
         self._seen = seen
         self._lost = lost
@@ -173,8 +173,12 @@ class Transport:
     def recheck(self) -> None:
         """Membership has changed: close the connections with whom it trusts no more."""
         for link in list(self._links):
-            if link.peer is not None and (link.ready or link.handed_over) and not self._trusted(link.peer):
-                link.refuse(_STRANGER)
+            if link.peer is not None and (link.ready or link.handed_over):
+                refusal = self._refusal(link.peer)
+                if refusal is not None and refusal.reason == OLD_KEY:
+                    link.end()  # it comes again with the new one
+                elif refusal is not None:
+                    link.refuse(refusal)
 
     def reload(self, identity: Identity) -> None:
         """Use another key and certificate of this node for new connections. Raises ConfigError for another node's."""
@@ -215,8 +219,9 @@ class Transport:
         if link.probes:
             link.end()
             return None
-        if not self._trusted(peer):
-            return _STRANGER
+        refusal = self._refusal(peer)
+        if refusal is not None:
+            return refusal
         self._known[peer.hello.node_id] = peer
         return None
 
@@ -241,7 +246,7 @@ class Transport:
             if known is None or link.subject is None:
                 return None
             peer = PeerSeen(known.hello, link.subject.key_hash, link.address)
-            if not self._trusted(peer):
+            if self._refusal(peer) is not None:
                 return None
             link.peer = peer
             self._acceptor.proven(link)
@@ -303,8 +308,3 @@ class Transport:
 
 def _node_id(link: Link) -> str:
     return "" if link.subject is None else link.subject.node_id
-
-
-_STRANGER: Final = Refusal(
-    STRANGER, "it is not a member with this incarnation and key: add it with `shoal cluster add`"
-)

@@ -13,7 +13,7 @@ from shoal import telemetry
 from shoal.clock import Clock
 from shoal.cluster.driver import RaftDriver
 from shoal.cluster.members import CAUGHT_UP_ENTRIES, Members
-from shoal.cluster.words import STRANGER
+from shoal.cluster.words import OLD_KEY, STRANGER
 from shoal.errors import NoLeader, NoQuorum, Unavailable
 from shoal.raft.quorum import voters
 
@@ -47,6 +47,7 @@ class Watch:
         self._quorum: bool | None = None
         self._split: frozenset[str] = frozenset()
         self._refused_by: set[str] = set()
+        self._old_key_at: set[str] = set()
         self._said_removed = False
         self._was_current = False
         self._target = (0, clock.monotonic_ms())
@@ -65,6 +66,7 @@ class Watch:
         self._measure_lag()
         if self._driver.leader is not None:
             self._refused_by.clear()
+            self._old_key_at.clear()
         if self.removed != self._said_removed:
             self._said_removed = self.removed
             if self.removed:
@@ -74,6 +76,8 @@ class Watch:
         """A node will not have this one."""
         if reason == STRANGER and self._members.find(node_id) is not None:
             self._refused_by.add(node_id)
+        elif reason == OLD_KEY:
+            self._old_key_at.add(node_id)
 
     def _tell_who_is_alive(self) -> None:
         members = self._members
@@ -147,6 +151,8 @@ class Watch:
         if self.removed:
             return Unavailable(self._why_removed())
         if self._driver.leader is None:
+            if self._old_key_at:
+                return NoLeader(self._why_old_key())
             if members.margin < 0:
                 return NoQuorum(self._no_quorum())
             return NoLeader("no leader is known: an election takes a second or two")
@@ -179,6 +185,13 @@ class Watch:
         return (
             f"this board is no member of the cluster any more (so says {who}). To take it back: stop it, move its data "
             f"directory aside, start it, and run `shoal cluster add {own}`"
+        )
+
+    def _why_old_key(self) -> str:
+        own, who = self._members.own_id, ", ".join(sorted(self._old_key_at))
+        return (
+            f"{who} will not hear this board: its files are older than its last key. Give it another one: "
+            f"`shoal ca issue {own} --new-key` into its tls_dir"
         )
 
     def _no_quorum(self) -> str:

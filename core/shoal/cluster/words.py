@@ -16,7 +16,9 @@ _TEXT_MAX: Final = 256
 _INCARNATION_BYTES_MAX: Final = 64
 
 STRANGER: Final = "stranger"
-"""Why a node is refused that is not, or not with this incarnation and key, a member."""
+"""Why a node is refused that is not, or not with this incarnation, a member."""
+OLD_KEY: Final = "old-key"
+"""Why a member is refused whose key was replaced since."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):

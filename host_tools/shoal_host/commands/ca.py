@@ -106,8 +106,8 @@ Examples:
 def issue(node_id: str, *, directory: Path, new_key: bool, enrols: bool, ca_dir: Path, as_json: bool) -> None:
     """Write a node's key and certificate into a directory, as for an SD card.
 
-    Again on the same directory it renews the certificate; a running shoald uses it within seconds. Give new keys to
-    one board at a time, while the cluster runs: the others must hear of a key before they trust it.
+    Again on the same directory it renews the certificate; a running shoald uses it within ten seconds. With --new-key
+    the former key is shut out as soon as the leader has seen the new one. --enrols counts after a restart.
     """
     from shoal.cluster import identity
     from shoal.cluster.authority import copy_authority, load_authority
