@@ -246,7 +246,9 @@ class Draws:
         return command, accepted
 
     def _change(self, known: SubscriptionState) -> Draw:
-        command = ChangeSubscription(self._store, known.name, self._options())
+        command = ChangeSubscription(
+            self._store, known.name, self._options(), list(SubscriptionOptions.__struct_fields__)
+        )
 
         def accepted(_answer: Any) -> None:
             self._subscriptions.changed(known.name, command.options)

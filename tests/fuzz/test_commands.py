@@ -76,7 +76,7 @@ on_subscriptions = st.one_of(
             st.lists(texts, max_size=2),
         ),
     ),
-    st.builds(ChangeSubscription, texts, texts, options),
+    st.builds(ChangeSubscription, texts, texts, options, st.lists(texts, max_size=2)),
     st.builds(DeleteSubscription, texts, texts, st.none() | kinds),
     st.builds(Settle, texts, texts, u53, u53, positions, st.lists(parked, max_size=3), positions, pairs),
     st.builds(ReplayParked, texts, texts, u53, positions),

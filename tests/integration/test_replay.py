@@ -96,7 +96,13 @@ subscribes = st.one_of(
         st.builds(SubscriptionOptions, max_retries=st.integers(0, 3)),
         st.lists(st.sampled_from(["start_from", "max_retries"]), unique=True),
     ),
-    st.builds(ChangeSubscription, st.just("main"), names, st.just(SubscriptionOptions(ordered=True))),
+    st.builds(
+        ChangeSubscription,
+        st.just("main"),
+        names,
+        st.just(SubscriptionOptions(ordered=True)),
+        st.sampled_from([[], ["ordered"]]),
+    ),
     st.builds(DeleteSubscription, st.just("main"), names, st.sampled_from([None, "all", "stream"])),
     st.builds(ResetSubscription, st.just("main"), names, starts),
 )

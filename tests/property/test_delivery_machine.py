@@ -339,7 +339,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     @rule(changed=some_options)
     def change(self, changed: dict[str, Any]) -> None:
         options = SubscriptionOptions(strategy=self.strategy, ordered=self.ordered, **changed)
-        self.replica.decide(ChangeSubscription("store", "sub", options))
+        self.replica.decide(ChangeSubscription("store", "sub", options, [*changed, "strategy", "ordered"]))
         self.delivery.change(options)
         self.leader.options = options
 

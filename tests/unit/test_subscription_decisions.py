@@ -111,8 +111,10 @@ def test_another_of_the_name_is_refused(command: CreateSubscription, differs: li
 
 
 def test_options_change_and_nothing_else_does() -> None:
+    """Not those either that were not given: somebody else may have changed them since they were looked at."""
     known = state_of(7)
-    change, answer = Store(known).decide(ChangeSubscription("store", NAME, SubscriptionOptions(ordered=True)))
+    sent = SubscriptionOptions(ordered=True, max_retries=99, ack_timeout_ms=1)
+    change, answer = Store(known).decide(ChangeSubscription("store", NAME, sent, ["ordered"]))
     assert (
         change.state
         == answer.state
@@ -131,7 +133,7 @@ def test_a_subscription_is_deleted_with_its_type_or_without(of_type: Any) -> Non
     [
         DeleteSubscription("store", NAME, "tags"),
         DeleteSubscription("store", "other"),
-        ChangeSubscription("store", "other", SubscriptionOptions()),
+        ChangeSubscription("store", "other", SubscriptionOptions(), []),
         ResetSubscription("store", "other", 0),
         ReplayParked("store", NAME, 2, [1]),
         settle(life=2),

@@ -115,11 +115,12 @@ class CreateSubscription(msgspec.Struct, frozen=True, array_like=True, gc=False,
 
 
 class ChangeSubscription(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
-    """Replace a subscription's options."""
+    """Replace those of a subscription's options that are `given`; the others stay as they are then."""
 
     store: str
     name: str
     options: SubscriptionOptions
+    given: list[str]
 
 
 class DeleteSubscription(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):

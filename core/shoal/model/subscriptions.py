@@ -115,8 +115,7 @@ def decide_subscription(
         case CreateSubscription():
             return _create(state, view.subscription(command.name), command, clock_us)
         case ChangeSubscription():
-            changed = msgspec.structs.replace(_known(view, command.name), options=command.options)
-            return SubscriptionChanged(changed), SubscriptionAnswer(changed)
+            return _change(_known(view, command.name), command)
         case DeleteSubscription():
             return _delete(_known(view, command.name), command)
         case ReplayParked():
@@ -192,6 +191,12 @@ def _way_out(differs: list[str]) -> str:
     if differs == ["start_from"]:
         return "leave start_from out, and reset it if it is to begin elsewhere"
     return "leave that out, or change its options"
+
+
+def _change(known: SubscriptionState, command: ChangeSubscription) -> Outcome:
+    given = {name: getattr(command.options, name) for name in command.given}
+    changed = msgspec.structs.replace(known, options=msgspec.structs.replace(known.options, **given))
+    return SubscriptionChanged(changed), SubscriptionAnswer(changed)
 
 
 def _delete(known: SubscriptionState, command: DeleteSubscription) -> Outcome:

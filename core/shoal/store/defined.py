@@ -89,12 +89,14 @@ class DefinedSubscriptions:
             raise InvalidRequest(
                 f"{fixed[0]} cannot be changed; make another subscription", pointer=f"/{fixed[0]}"
             )
-        options = make_options(fields, self._state(name).options)
-        answer = await self._submit(ChangeSubscription(self._context.name, name, options))
+        command = ChangeSubscription(self._context.name, name, make_options(fields), list(fields))
+        await self._state_here(name)
+        answer = await self._submit(command)
         return answer.state.subscription
 
     async def unsubscribe(self, *key: str) -> None:
         """See shoal.store.api.Subscriptions."""
+        await self._state_here(key[-1] if key else "")
         state = self._find(key)
         of_type = state.definition.type if len(key) == 2 else None
         await self._submit(DeleteSubscription(self._context.name, state.name, of_type))
@@ -119,7 +121,7 @@ class DefinedSubscriptions:
 
     async def reset(self, name: str, to: Beginning | int) -> Subscription:
         """See shoal.store.api.Subscriptions."""
-        self._state(name)
+        await self._state_here(name)
         if to not in ("beginning", "end"):
             if type(to) is not int:
                 raise InvalidRequest("to is beginning, end or a position", pointer="/to")
@@ -136,6 +138,12 @@ class DefinedSubscriptions:
         if len(key) == 2 and state.definition.type != key[0]:
             raise subscription_not_found(key[-1])
         return state
+
+    async def _state_here(self, name: str) -> SubscriptionState:
+        """As `_state`; what is not here may be committed already, and come in a moment. Raises as `settle_reads`."""
+        if name not in self._context.memory.subscriptions:
+            await self._context.settle_reads(None)
+        return self._state(name)
 
     def _state(self, name: str) -> SubscriptionState:
         check_subscription_name(name, self._context.limits)

@@ -218,7 +218,7 @@ class LocalSubscriptions(DefinedSubscriptions):
     async def leave(self, name: str, consumer: str) -> None:
         """See shoal.store.api.Subscriptions."""
         check_text(consumer, CONSUMER_BYTES, "consumer")
-        self._state(name)
+        await self._state_here(name)
         pump = self._pumps.get(name)
         if pump is not None:
             pump.leave(consumer)
@@ -234,9 +234,9 @@ class LocalSubscriptions(DefinedSubscriptions):
 
     async def _pump(self, name: str) -> Pump:
         """The subscription's pump, begun if need be. Raises NoLeader on a node that does not lead."""
-        state = self._state(name)
         if not self._context.leadership.serves:
             raise _elsewhere(self._context)
+        state = await self._state_here(name)
         pump = self._pumps.get(name)
         if pump is not None:
             return pump
@@ -293,9 +293,10 @@ class LocalSubscriptions(DefinedSubscriptions):
     async def replay_parked(self, name: str, limit: int | None = None) -> int:
         """See shoal.store.api.Subscriptions."""
         context = self._context
-        life = self._state(name).life
         if limit is not None:
             check_range("limit", limit, 1, MAX_VERSION)
+        await context.settle_reads(None)  # what was parked a moment ago, through another board
+        life = self._state(name).life
         replayed, after = 0, 0
         while limit is None or replayed < limit:
             count = REPLAY_ROWS if limit is None else min(REPLAY_ROWS, limit - replayed)

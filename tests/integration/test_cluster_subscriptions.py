@@ -1,0 +1,114 @@
+"""Subscriptions are one thing, whichever board is asked: a board that lags says nothing of them that is not so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from cluster_kit import Member, Reef, reef, until
+
+ONE = "/v1/subscriptions/s"
+ALL = {"type": "all"}
+
+
+@pytest_asyncio.fixture
+async def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Reef]:
+    async with reef(tmp_path, monkeypatch) as made:
+        yield made
+
+
+def lag(member: Member) -> Callable[[], None]:
+    """From now on a board learns what is committed and applies none of it, until the result is called."""
+    driver: Any = member.node._driver
+    hand_out, held = driver._hand_out, []
+    driver._hand_out = held.extend
+
+    def go_on() -> None:
+        driver._hand_out = hand_out
+        hand_out(held)
+
+    return go_on
+
+
+async def stays_open(member: Member, call: asyncio.Task[Any]) -> None:
+    """What the board would have answered at once it would have by now."""
+    for _ in range(3):
+        assert (await member.board.call("GET", "/livez")).status == 200
+    assert not call.done(), call.result().body
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("PATCH", "", {"max_retries": 3}, 200),
+        ("DELETE", "", None, 204),
+        ("POST", "/reset", {"to": "end"}, 200),
+        ("POST", "/parked/replay", None, 200),
+    ],
+)
+async def test_a_follower_that_lags_misses_no_subscription(
+    cluster: Reef, method: str, path: str, body: Any, status: int
+) -> None:
+    leader = await cluster.grow()
+    follower = cluster.up["n2"]
+    go_on = lag(follower)
+    assert (await leader.board.call("PUT", ONE, ALL)).status == 201
+    call = asyncio.create_task(follower.board.call(method, ONE + path, body))
+    await stays_open(follower, call)
+    go_on()
+    assert (await call).status == status, (await call).body
+
+
+async def test_a_leader_that_lags_behind_its_own_cluster_misses_no_subscription(cluster: Reef) -> None:
+    """The others may commit, and answer, before the leader's own disk is done."""
+    leader = await cluster.grow()
+    go_on = lag(leader)
+    assert (await cluster.up["n2"].board.call("PUT", ONE, ALL)).status == 201
+    pull = asyncio.create_task(leader.board.call("POST", f"{ONE}/pull", {"wait_ms": 0}))
+    await stays_open(leader, pull)
+    go_on()
+    assert (await pull).json == {"events": []}
+
+
+async def test_what_is_in_no_board_is_not_found_at_once(cluster: Reef) -> None:
+    await cluster.grow(2)
+    for member in cluster.up.values():
+        for method, path, body in (("DELETE", "", None), ("POST", "/pull", {"wait_ms": 0})):
+            assert (await member.board.call(method, ONE + path, body)).code == "not-found"
+
+
+async def test_changes_of_several_options_at_once_are_all_kept(cluster: Reef) -> None:
+    leader = await cluster.grow()
+    await leader.board.call("PUT", ONE, ALL)
+    await until(
+        lambda: all(
+            "s" in each.node.node.store("main")._context.memory.subscriptions for each in cluster.up.values()
+        )
+    )
+    changes = {"n1": {"max_retries": 7}, "n2": {"ack_timeout_ms": 7_000}, "n3": {"max_in_flight": 77}}
+    answers = await asyncio.gather(
+        *(cluster.up[node_id].board.call("PATCH", ONE, change) for node_id, change in changes.items())
+    )
+    assert [answer.status for answer in answers] == [200, 200, 200]
+    found = (await leader.board.call("GET", f"{ONE}?consistency=linearizable")).json
+    for change in changes.values():
+        assert found | change == found
+
+
+async def test_what_was_parked_through_another_board_is_replayed(cluster: Reef) -> None:
+    leader = await cluster.grow()
+    follower = cluster.up["n2"]
+    await leader.board.call("PUT", ONE, ALL)
+    await leader.board.append("orders", 1)
+    pulled = (await leader.board.call("POST", f"{ONE}/pull", {"wait_ms": 5_000})).json["events"]
+    go_on = lag(follower)
+    parked = {"leases": [event["lease"] for event in pulled], "action": "park"}
+    assert (await leader.board.call("POST", f"{ONE}/nack", parked)).status == 200
+    replay = asyncio.create_task(follower.board.call("POST", f"{ONE}/parked/replay"))
+    await stays_open(follower, replay)
+    go_on()
+    assert (await replay).json == {"replayed": 1}
