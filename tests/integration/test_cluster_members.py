@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster_kit import Member, Reef, reef, until, voters
@@ -161,6 +162,43 @@ async def test_nobody_is_added_whom_nobody_met(cluster: Reef, monkeypatch: pytes
     reply = await leader.board.call("POST", "/v1/cluster/join", {"node_id": "n7"})
     assert (reply.status, reply.code) == (404, "not-found")
     assert "mode = cluster" in reply.json["detail"]
+
+
+@pytest.mark.parametrize("address", ["garbage", "127.0.0.1:99999", "127.0.0.1"])
+async def test_what_is_no_address_is_refused_at_once(cluster: Reef, address: str) -> None:
+    leader = await cluster.grow(1)
+    reply = await leader.board.call("POST", "/v1/cluster/join", {"address": address})
+    assert (reply.status, reply.code, reply.json["pointer"]) == (400, "invalid-request", "address")
+
+
+async def test_a_leader_is_not_added_to_itself(cluster: Reef) -> None:
+    leader = await cluster.grow(1)
+    reply = await leader.board.call("POST", "/v1/cluster/join", {"node_id": "n1"})
+    assert (reply.status, reply.code) == (409, "already-exists")
+
+
+async def test_a_board_that_was_removed_and_wiped_is_added_at_once(cluster: Reef) -> None:
+    """What the leader remembers of it is of its life before."""
+    leader = await cluster.grow()
+    met = leader.node.members.met["n3"]
+    remembered = structs.replace(met, hello=structs.replace(met.hello, empty=False))
+    await leader.change("leave", node_id="n3")
+    await cluster.stop("n3")
+    await cluster.wipe("n3")
+    await cluster.start("n3", seeds=[])
+    leader.node.members.met["n3"] = remembered
+    await leader.change("join", node_id="n3", address=cluster.peer_address("n3"))
+    await until(lambda: voters(leader) == 3)
+
+
+async def test_who_does_not_take_over_in_time_may_still_do_so(
+    cluster: Reef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = await cluster.grow()
+    driver: Any = cluster.up["n2"].node._driver
+    monkeypatch.setattr(driver, "receive", lambda *_: None)  # it hears, and does nothing yet
+    reply = await leader.board.call("POST", "/v1/cluster/transfer-leader", {"node_id": "n2"})
+    assert (reply.status, reply.code, reply.json["outcome"]) == (503, "unavailable", "unknown")
 
 
 async def test_the_last_voter_stays(cluster: Reef) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 
+import aiohttp
 import cbor2
 import pytest
 from client_kit import Clients
+from peer_kit import until
 from scripted_board import ScriptedBoard, Step, answer, hang_up, problem, say_nothing
 
 from shoal.client import RetryPolicy, connect
@@ -348,6 +351,38 @@ async def test_a_closed_store_says_so(clients, dead_url):
     await store.close()
     with pytest.raises(ShuttingDown):
         await store.streams.read_all()
+    assert clients.pauses.ms == []
+
+
+async def test_closing_ends_the_calls_under_way(clients):
+    async with ScriptedBoard(say_nothing) as board:
+        store = clients.connect(board)
+        calls = [
+            asyncio.create_task(store.streams.read_all()),
+            asyncio.create_task(store.streams.append("s", -2, [EVENT])),
+        ]
+        await until(lambda: len(board.seen) == 2)
+        await store.close()
+        read, appended = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(read, ShoalError)
+    assert isinstance(appended, OutcomeUnknown)
+    assert clients.pauses.ms == []
+
+
+async def test_a_call_takes_no_longer_than_it_may(clients, monkeypatch):
+    """The library rounds five seconds and more up to whole ones, unless it is told not to."""
+    given = []
+    request = aiohttp.ClientSession.request
+
+    def note(self, *arguments, **options):
+        given.append(options["timeout"])
+        return request(self, *arguments, **options)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "request", note)
+    async with ScriptedBoard(EMPTY_PAGE) as board:
+        await clients.connect(board, timeout_ms=6_500).streams.read_all()
+    for timeout in given:
+        assert timeout.ceil_threshold > timeout.total
 
 
 async def test_connections_are_used_again(clients):

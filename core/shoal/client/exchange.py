@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from io import BytesIO
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from shoal.client.problems import error_of
@@ -48,6 +49,11 @@ class HttpExchange:
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is sent any more."""
+        return self._closed
+
     async def close(self) -> None:
         """Close all connections; later calls raise ShuttingDown."""
         self._closed = True
@@ -62,7 +68,9 @@ class HttpExchange:
         if outgoing.body is not None:
             headers = headers | {"Content-Type": outgoing.content_type}
         timeout = aiohttp.ClientTimeout(
-            total=answer_ms / 1000, sock_connect=min(connect_ms, answer_ms) / 1000
+            total=answer_ms / 1000,
+            sock_connect=min(connect_ms, answer_ms) / 1000,
+            ceil_threshold=inf,  # a call is not to take up to a second longer than it may
         )
         try:
             async with self._open().request(

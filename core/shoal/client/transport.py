@@ -97,6 +97,7 @@ class Transport:
             self.options,
             send,
             self.members.doubted,
+            lambda: self._exchange.closed,
             effect=request.effect,
             wait_ms=request.wait_ms,
             leader_first=decided,

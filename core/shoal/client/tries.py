@@ -33,7 +33,7 @@ class Rules(Protocol):
 
 
 class Tries:
-    """One call. `send` makes one try of a board, `doubted` is told when one failed.
+    """One call. `send` makes one try of a board, `doubted` is told when one failed, `closed` says when to end.
 
     A board that says nothing for `attempt_ms` is left to it and another one is asked too, where that is harmless
     (`effect`); the first success counts. `wait_ms` is how long a board may wait before it answers, in each try,
@@ -46,6 +46,7 @@ class Tries:
         rules: Rules,
         send: Callable[[Board, int], Awaitable[Reply]],
         doubted: Callable[[], None],
+        closed: Callable[[], bool],
         *,
         effect: Effect,
         wait_ms: int = 0,
@@ -55,6 +56,7 @@ class Tries:
         self._rules = rules
         self._send = send
         self._doubted = doubted
+        self._closed = closed
         self._effect = effect
         self._wait_ms = wait_ms
         self._leader_first = leader_first
@@ -128,7 +130,7 @@ class Tries:
         self._judge(board, error, now_ms)
         pause_ms = self._pause_ms(error, now_ms)
         spent = self._spent() or now_ms + pause_ms >= self._deadline_ms
-        if not may_repeat(error, self._effect) or (spent and not self._open):
+        if self._closed() or not may_repeat(error, self._effect) or (spent and not self._open):
             raised = settle(error, self._effect, unknown_before=self._unknown)
             raise raised from (error.__cause__ if raised is error else error)
         self._unknown |= error.outcome == "unknown"

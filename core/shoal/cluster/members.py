@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 import shoal
+from shoal.address import split_address
 from shoal.cluster.driver import RaftDriver
 from shoal.cluster.identity import Identity
 from shoal.cluster.words import FEATURE_LEVEL, OLD_KEY, STRANGER, PeerSeen, Refusal
@@ -250,8 +251,15 @@ class Members:
         InvalidRequest, NoLeader, Unavailable, Timeout.
         """
         self._require_leader()
+        _check_place(node_id, address)
+        if node_id == self.own_id:
+            raise AlreadyExists(f"{node_id} is in the cluster already, and leads it", node_id=node_id)
         seen = await self._meet(node_id, address)
         hello = seen.hello
+        is_here = self.is_member(hello.node_id, hello.incarnation) and self.alive(hello.node_id)
+        if not (hello.empty or is_here):
+            seen = await self._meet_again(seen)
+            hello = seen.hello
         member = self.find(hello.node_id)
         if member is not None and member.incarnation == hello.incarnation:
             raise AlreadyExists(f"{hello.node_id} is in the cluster already", node_id=hello.node_id)
@@ -288,9 +296,7 @@ class Members:
         return hello.node_id
 
     async def _meet(self, node_id: str | None, address: str | None) -> PeerSeen:
-        """The board that is meant, asked for at its address if need be. Raises InvalidRequest, NotFound."""
-        if node_id is None and address is None:
-            raise InvalidRequest("name a board, by its node_id or its address", pointer="node_id")
+        """The board that is meant, asked for at its address if need be. Raises NotFound."""
         try:
             async with asyncio.timeout(MEET_S):
                 while (found := self._met(node_id, address)) is None:
@@ -308,6 +314,15 @@ class Members:
                 address=address,
             ) from None
         return found
+
+    async def _meet_again(self, seen: PeerSeen) -> PeerSeen:
+        """What was heard of a board that holds data may be of a life before it was wiped."""
+        node_id = seen.hello.node_id
+        self.met.pop(node_id, None)
+        try:
+            return await self._meet(node_id, next(iter(where(seen)), None))
+        except NotFound:
+            return self.met.setdefault(node_id, seen)
 
     def _met(self, node_id: str | None, address: str | None) -> PeerSeen | None:
         if node_id is not None:
@@ -368,7 +383,11 @@ class Members:
         while core.handing_over:  # noqa: ASYNC110 - the core tells nobody, and gives up in a timeout
             await asyncio.sleep(LOOK_S)
         if core.role == "leader":
-            raise Unavailable(f"{chosen} did not take over in time; {self.own_id} leads on. Try again")
+            raise Unavailable(
+                f"{chosen} did not take over in time, and may still do so; {self.own_id} leads on. Look who leads "
+                "before you try again",
+                outcome="unknown",
+            )
         return chosen
 
     def _require_leader(self) -> None:
@@ -440,6 +459,19 @@ def is_retired(member: Member, key_hash: bytes) -> bool:
     return not holds_key(member, key_hash) and key_hash[:size] in {
         old[at : at + size] for at in range(0, len(old), size)
     }
+
+
+def _check_place(node_id: str | None, address: str | None) -> None:
+    """Raises InvalidRequest."""
+    if node_id is None and address is None:
+        raise InvalidRequest("name a board, by its node_id or its address", pointer="node_id")
+    if address is not None:
+        try:
+            split_address(address)
+        except ValueError as error:
+            raise InvalidRequest(
+                f"a peer address is HOST:PORT, not {address!r}", pointer="address"
+            ) from error
 
 
 def _has_data(node_id: str) -> str:
