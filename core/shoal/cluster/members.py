@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +29,7 @@ from shoal.store.ports import Superseded
 
 CAUGHT_UP_ENTRIES: Final = 64
 """A learner that lacks no more than this becomes a voter."""
+ASK_AGAIN_S: Final = 0.5
 KEY_PREFIX_BYTES: Final = 8
 RETIRED_MAX: Final = 16
 """So many replaced keys of one member are remembered."""
@@ -303,7 +305,10 @@ class Members:
                     if address is not None:
                         self._probe([address])
                     self._came.clear()
-                    await self._came.wait()
+                    with suppress(
+                        TimeoutError
+                    ):  # an address that was asked a moment ago is asked again later
+                        await asyncio.wait_for(self._came.wait(), ASK_AGAIN_S)
         except TimeoutError:
             met = ", ".join(seen.hello.node_id for seen in self.strangers()) or "none"
             who = f"board {node_id!r}" if address is None else f"a board at {address}"
