@@ -162,6 +162,7 @@ class ClusterNode:
         driver.behind = self._copies.fetch
         node.sequencer.followers.refuse = driver.peers.send
         node.leadership.on_change += [self._on_change, self._on_moved]
+        node.leadership.why_leaderless = self._why_leaderless
         if not self.members.configuration.members:
             own = Candidate(
                 self._driver.own.node_id,
@@ -232,12 +233,17 @@ class ClusterNode:
     def where(self) -> tuple[str, str]:
         """See shoal.http.passing.Leader."""
         leader = self._driver.leader
-        if leader is None or leader == self._driver.own.node_id:
-            raise NoLeader("no leader is known just now, try again")
+        if leader is None:
+            raise self._why_leaderless()
+        if leader == self._driver.own.node_id:
+            raise NoLeader("this board has just become the leader: try again")
         address = self.transport.address_of(leader)
         if address is None:
             raise NoLeader(f"the leader, {leader}, cannot be reached from here", leader=leader)
         return leader, address
+
+    def _why_leaderless(self) -> Unavailable:
+        return self.watch.obstacle() or NoLeader("no leader is known just now: try again")
 
     async def until_other(self, node_id: str) -> None:
         """See shoal.http.passing.Leader."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from shoal import telemetry
 from shoal.cluster.driver import RaftDriver
-from shoal.errors import ShoalError
+from shoal.errors import NoLeader, ShoalError
 from shoal.store.sequencer import Sequencer
 from shoal.stores import Stores
+
+PATIENCE_MS: Final = 2_000
+"""For so long what is asked for waits for a leader: an election takes less, and after that a long time may pass."""
 
 
 class Leadership:
@@ -18,8 +22,16 @@ class Leadership:
     `on_change` is called when role, leader, term or members may have changed.
     """
 
-    def __init__(self, driver: RaftDriver, sequencer: Sequencer, wanted_stores: Iterable[str]) -> None:
+    def __init__(
+        self,
+        driver: RaftDriver,
+        sequencer: Sequencer,
+        wanted_stores: Iterable[str],
+        now_ms: Callable[[], int],
+    ) -> None:
         self._driver = driver
+        self._now_ms = now_ms
+        self._leaderless_ms = now_ms()
         self._sequencer = sequencer
         self._wanted = tuple(wanted_stores)
         self._loop = asyncio.get_running_loop()
@@ -30,6 +42,8 @@ class Leadership:
         self.made: asyncio.Future[None] = self._loop.create_future()
         """The configured stores are there."""
         self.on_change: list[Callable[[], None]] = []
+        self.why_leaderless: Callable[[], ShoalError] = _too_few
+        """Why nobody leads, in words for people."""
 
     def begin(self, stores: Stores) -> None:
         """From now on `stores` are led, and made."""
@@ -55,6 +69,11 @@ class Leadership:
         """See shoal.store.context.Leadership."""
         return self._driver.leader
 
+    def require_leader(self) -> None:
+        """See shoal.store.context.Leadership."""
+        if self._driver.leader is None and self._now_ms() - self._leaderless_ms > PATIENCE_MS:
+            raise self.why_leaderless()
+
     async def read_index(self, *, confirmed: bool) -> int:
         """See shoal.store.context.Leadership."""
         return await self._driver.read_index(confirmed=confirmed)
@@ -64,6 +83,7 @@ class Leadership:
         self._sequencer.resume()
         if self.leader != self._leader:
             before, self._leader = self._leader, self.leader
+            self._leaderless_ms = self._now_ms()
             if self.leader is not None:
                 telemetry.emit(
                     telemetry.CLUSTER_LEADER_ELECTED,
@@ -92,3 +112,7 @@ class Leadership:
             return  # whoever leads next makes them
         if not self.made.done():
             self.made.set_result(None)
+
+
+def _too_few() -> ShoalError:
+    return NoLeader("nobody leads: too few boards of the cluster can reach each other")

@@ -250,7 +250,7 @@ class Node:
 
     def _make_stores(self) -> None:
         wanted = [store.name for store in self.config.stores]
-        self.leadership = Leadership(self.driver, self.sequencer, wanted)
+        self.leadership = Leadership(self.driver, self.sequencer, wanted, self.means.clock.monotonic_ms)
         self.driver.changed = self.sequencer.term_began = self.leadership.changed
         self._stores = Stores(
             self.config,

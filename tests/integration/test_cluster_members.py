@@ -13,6 +13,7 @@ import pytest
 from cluster_kit import Member, Reef, reef, until, voters
 from msgspec import structs
 
+from shoal import leadership
 from shoal.cluster import members as cluster_members
 from shoal.cluster.identity import issue, load_identity
 from shoal.errors import StorageError
@@ -199,6 +200,42 @@ async def test_who_does_not_take_over_in_time_may_still_do_so(
     monkeypatch.setattr(driver, "receive", lambda *_: None)  # it hears, and does nothing yet
     reply = await leader.board.call("POST", "/v1/cluster/transfer-leader", {"node_id": "n2"})
     assert (reply.status, reply.code, reply.json["outcome"]) == (503, "unavailable", "unknown")
+
+
+async def test_without_a_leader_for_long_nothing_waits(
+    cluster: Reef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is refused at once was not applied for sure; who waits to the end of its time knows nothing."""
+    monkeypatch.setattr(leadership, "PATIENCE_MS", 0)
+    leader = await cluster.grow()
+    await leader.board.append("s", 1)
+    await cluster.stop("n1")
+    await cluster.stop("n3")
+    last = cluster.up["n2"]
+    await until(lambda: last.node._driver.leader is None and last.node.members.margin < 0)
+    for call in (
+        last.board.append("s", 2),
+        last.board.call("GET", "/v1/streams/s"),
+        last.board.call("GET", "/v1/streams/s?consistency=linearizable"),
+        last.board.call("POST", "/v1/cluster/leave", {"node_id": "n3"}),
+    ):
+        refused = await asyncio.wait_for(call, 2)
+        assert (refused.status, refused.code, refused.json["outcome"]) == (503, "no-quorum", "not-applied")
+        assert "n1, n3 cannot be reached" in refused.json["detail"]
+    assert (await last.board.call("GET", "/v1/streams/s?consistency=local")).json["version"] == 0
+
+
+async def test_a_removed_board_says_so_to_whoever_writes(
+    cluster: Reef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leadership, "PATIENCE_MS", 0)
+    leader = await cluster.grow()
+    gone = cluster.up["n3"]
+    await leader.change("leave", node_id="n3")
+    await until(lambda: gone.node.watch.removed)
+    refused = await asyncio.wait_for(gone.board.append("s", 1), 2)
+    assert (refused.status, refused.code, refused.json["outcome"]) == (503, "unavailable", "not-applied")
+    assert "no member of the cluster any more" in refused.json["detail"]
 
 
 async def test_the_last_voter_stays(cluster: Reef) -> None:

@@ -136,6 +136,17 @@ async def test_a_board_is_told_how_new_its_answer_must_be(clients, call, documen
         assert board.seen[0].query.get("consistency") == consistency
 
 
+@pytest.mark.parametrize("dead_first", [False, True])
+async def test_what_a_living_board_says_is_told_rather_than_that_others_are_gone(clients, dead_first):
+    async with ScriptedBoard(no_leader()) as alive:
+        async with ScriptedBoard() as gone:
+            dead = gone.url
+        store = clients.connect(*([dead, alive] if dead_first else [alive, dead]), timeout_ms=3_000)
+        with pytest.raises(NoLeader) as caught:
+            await store.streams.append("s", ANY_VERSION, [EVENT])
+        assert caught.value.outcome == "not-applied"
+
+
 async def test_a_leader_that_changes_in_midst_of_a_call_is_followed(clients):
     async with (
         ScriptedBoard(by("A", "leader", PAGE), no_leader("C")) as one,

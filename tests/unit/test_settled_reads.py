@@ -20,6 +20,7 @@ class Follower:
     def __init__(self, applied_index: int) -> None:
         self.applied_index = applied_index
         self.has_decided_all = False
+        self.leaderless: NoLeader | None = None
         self.did: list[str] = []
         self.asked: list[asyncio.Future[int]] = []
         self.confirmed: list[bool] = []
@@ -43,6 +44,10 @@ class Follower:
             leadership=me,
             parked=dict,
         )
+
+    def require_leader(self) -> None:
+        if self.leaderless is not None:
+            raise self.leaderless
 
     async def read_index(self, *, confirmed: bool) -> int:
         self.did.append("ask")
@@ -178,6 +183,15 @@ async def test_without_a_leader_what_was_read_counts_for_nothing(caplog: pytest.
             await read
         gc.collect()
     assert caplog.text == ""
+
+
+async def test_who_has_had_no_leader_for_long_is_told_so_at_once() -> None:
+    follower = Follower(5)
+    follower.leaderless = NoLeader("nobody leads")
+    with pytest.raises(NoLeader):
+        await follower.read("early")
+    assert follower.asked == []
+    assert await follower.read("here", consistency="local") == "here"
 
 
 async def test_a_read_that_is_given_up_leaves_no_question_behind() -> None:

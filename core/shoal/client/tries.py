@@ -67,6 +67,7 @@ class Tries:
         self._tried: set[Board] = set()
         self._open: dict[asyncio.Future[Reply], Board] = {}
         self._unknown = False
+        self._said: ShoalError | None = None
 
     async def run(self) -> Reply:
         """The answer. Raises ShoalError, its outcome that of all tries."""
@@ -131,12 +132,18 @@ class Tries:
         pause_ms = self._pause_ms(error, now_ms)
         spent = self._spent() or now_ms + pause_ms >= self._deadline_ms
         if self._closed() or not may_repeat(error, self._effect) or (spent and not self._open):
-            raised = settle(error, self._effect, unknown_before=self._unknown)
-            raise raised from (error.__cause__ if raised is error else error)
+            told = self._best_told(error)
+            raised = settle(told, self._effect, unknown_before=self._unknown)
+            raise raised from (told.__cause__ if raised is told else told)
         self._unknown |= error.outcome == "unknown"
         if not spent:
             await self._pause(pause_ms)
         return not spent and not any(future.done() for future in self._open)
+
+    def _best_told(self, error: ShoalError) -> ShoalError:
+        """Of boards that cannot be reached and one that says why it cannot, the latter is worth telling."""
+        unsent = isinstance(error, Unreachable) and error.outcome == "not-applied"
+        return self._said if unsent and self._said is not None else error
 
     def _extend(self, now_ms: int) -> None:
         """A board that was asked to wait has not used up the time for that."""
@@ -144,6 +151,8 @@ class Tries:
 
     def _judge(self, board: Board, error: ShoalError, now_ms: int) -> None:
         self._failures += 1
+        if not isinstance(error, Unreachable | Timeout):
+            self._said = error
         if awaits_election(error):
             self._counted -= 1
             leader_id = error.facts.get("leader")

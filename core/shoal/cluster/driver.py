@@ -194,7 +194,7 @@ class RaftDriver:
             self._loop.call_soon(self._ask_read, confirmed)
         index = await asyncio.shield(future)
         if index < 0:
-            raise NoLeader("no leader can be reached; try again, or read with consistency=local")
+            raise NoLeader("no leader can be reached: try again; consistency=local reads what this board has")
         return index
 
     def _ask_read(self, confirmed: bool) -> None:  # noqa: FBT001 - a callback

@@ -38,6 +38,9 @@ class Leadership(Protocol):
     def leader(self) -> str | None:
         """Who leads, as far as is known."""
 
+    def require_leader(self) -> None:
+        """Raises NoLeader, NoQuorum or Unavailable when there has been no leader for a while."""
+
     async def read_index(self, *, confirmed: bool) -> int:
         """Up to which entry a read must have applied. Raises NoLeader."""
 
@@ -103,8 +106,9 @@ class StoreContext:
         return ShuttingDown(f"store {self.name!r} is closed")
 
     def submit(self, command: Command, stream_id: str, size: int) -> asyncio.Future[Any]:
-        """Queue a command in its stream's partition."""
+        """Queue a command in its stream's partition. Raises as Sequencer.submit, and as `require_leader`."""
         self._require_open()
+        self.leadership.require_leader()
         lane = partition_hash(stream_id.encode(), self._partitions)
         return self.sequencer.submit(
             command, size, lane=lane, lane_limit=self._queue_limit, timeout_ms=self._timeout_ms
@@ -167,8 +171,9 @@ class StoreContext:
         return consistency == "local" or (consistency != "linearizable" and self.leadership.has_decided_all)
 
     async def _read_index(self, consistency: Consistency | None, deadline_ms: int) -> int:
-        """Asked again while nobody leads. Raises NoLeader."""
+        """Asked again while nobody leads. Raises NoLeader, and as `require_leader`."""
         while True:
+            self.leadership.require_leader()
             try:
                 return await self.leadership.read_index(confirmed=consistency == "linearizable")
             except NoLeader:
