@@ -224,7 +224,7 @@ class Shoald:
             line = {"ready": True, "urls": self.urls, "stores": stores, "data_dir": data_dir}
             return msgspec.json.encode(line).decode()
         shown = data_dir if data_dir.startswith(("/", ".")) else f"./{data_dir}"
-        return f"shoald ready on {' '.join(self.urls)} store {' '.join(stores)} data {shown}"
+        return f"shoald ready on {' '.join(self.urls)} store {' '.join(stores) or '(none yet)'} data {shown}"
 
 
 async def serve(config: Config, ready: Callable[[str], None] = print, *, means: Means | None = None) -> None:

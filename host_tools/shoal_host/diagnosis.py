@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from shoal.errors import Forbidden, ShoalError, Unauthorized
 from shoal_host.cluster_boards import Asked, View
 
 LAG_ENTRIES = 1_000
@@ -37,7 +38,7 @@ def diagnose(asked: Sequence[Asked]) -> list[Finding]:
     """All findings, the worst first."""
     found = [each.view for each in asked if each.view is not None]
     if not found:
-        return [Finding("error", str(each.error), "see whether shoald runs there") for each in asked]
+        return [Finding("error", str(each.error), _todo(each.error)) for each in asked]
     view = best_view(found)
     findings = [
         *_clusters(found),
@@ -46,7 +47,7 @@ def diagnose(asked: Sequence[Asked]) -> list[Finding]:
         *_down(view, asked),
         *(finding for each in found for finding in _of_board(each)),
         *_members(view),
-        *_strangers(view),
+        *(_strangers(view) if view["members"] else ()),
     ]
     order = ("error", "warning", "info")
     return sorted(findings, key=lambda finding: order.index(finding.level))
@@ -97,7 +98,8 @@ def _quorum(view: View) -> Iterator[Finding]:
             f"start {down}; only if they are destroyed for ever: shoal cluster recover",
         )
     elif view["leader"] is None:
-        yield Finding("error", "there is no leader", "wait a second or two, an election is under way")
+        todo = view["status"] or "wait a second or two, an election is under way"
+        yield Finding("error", "there is no leader", todo)
     elif quorum["margin"] == 0 and len(voting) > 1:
         todo = "bring back the board that is down"
         if all(m["alive"] for m in voting):
@@ -116,7 +118,7 @@ def _down(view: View, asked: Sequence[Asked]) -> Iterator[Finding]:
                 f"{name} is down: neither {view['node_id']} nor this machine reaches it",
                 f"see whether it has power and shoald runs{gone}",
             )
-        elif not member["alive"]:
+        elif not member["alive"] and not _was_wiped(view, name):
             yield Finding(
                 "warning",
                 f"{view['node_id']} does not reach {name}, which answers here",
@@ -125,7 +127,17 @@ def _down(view: View, asked: Sequence[Asked]) -> Iterator[Finding]:
     down = {member["url"].rstrip("/") for member in view["members"] if not member["alive"]}
     for each in asked:
         if each.error is not None and each.url not in down:
-            yield Finding("warning", f"{each.url}: {each.error}", "see whether this machine may reach it")
+            yield Finding("warning", f"{each.url}: {each.error}", _todo(each.error))
+
+
+def _todo(error: ShoalError | None) -> str:
+    if isinstance(error, Unauthorized | Forbidden):
+        return "give a token that this board knows, with --token; boards that share a tokens.json know the same ones"
+    return "see whether shoald runs there, and this machine may reach it"
+
+
+def _was_wiped(view: View, name: str) -> bool:
+    return any(met["empty"] and met["id"] == name for met in view["met"])
 
 
 def _of_board(view: View) -> Iterator[Finding]:
@@ -163,9 +175,11 @@ def _strangers(view: View) -> Iterator[Finding]:
     members = {member["id"] for member in view["members"]}
     for met in view["met"]:
         name = met["id"]
-        if met["empty"]:
-            was = "was wiped and waits to be added again" if name in members else "waits to be added"
-            yield Finding("info", f"{name} {was}", f"shoal cluster add {name}")
+        if met["empty"] and name in members:
+            what = f"{name} was wiped and waits to be added again"
+            yield Finding("warning", what, f"shoal cluster add {name}")
+        elif met["empty"]:
+            yield Finding("info", f"{name} waits to be added", f"shoal cluster add {name}")
         else:
             yield Finding(
                 "warning",

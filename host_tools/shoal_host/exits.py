@@ -56,9 +56,7 @@ _ADVICE: Final[tuple[tuple[type[errors.ShoalError], str], ...]] = (
 )
 
 
-_UNKNOWN: Final = (
-    "it may be stored or not: look before you send it again, or send it with the same --event-id"
-)
+_UNKNOWN: Final = "look before you do it again"
 
 
 class Failure(errors.ShoalError):
@@ -93,7 +91,9 @@ def advice(error: errors.ShoalError) -> str:
     """What the command noted on `error`, and what to do about it; empty where its own sentence says it."""
     notes: list[str] = getattr(error, "__notes__", [])
     if error.outcome == "unknown":
-        return "; ".join(notes) or _UNKNOWN
+        ids = error.facts.get("event_ids", ())
+        hint = f"{_UNKNOWN}, or send it with --event-id {ids[0]}" if len(ids) == 1 else _UNKNOWN
+        return "; ".join(notes) or hint
     hint = next((text for kind, text in _ADVICE if isinstance(error, kind)), "")
     if isinstance(error, errors.NotFound) and "subscription" in error.facts:
         hint = "`shoal subscription list` lists those there are"

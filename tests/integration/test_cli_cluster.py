@@ -181,6 +181,13 @@ async def test_changes_are_sent_as_they_were_typed(
         assert document["node_id"] == "n1"
 
 
+@pytest.mark.parametrize(("role", "word"), [("learner", "shoal cluster promote"), ("voter", "it votes when")])
+async def test_who_is_added_is_told_when_the_board_votes(tmp_path: Path, role: str, word: str) -> None:
+    async with served(tmp_path, Told("n1")) as (url,):
+        result = await shoal("cluster", "add", "n3", "--role", role, "--url", url)
+        assert word in result.stdout
+
+
 async def test_of_several_boards_the_next_is_asked(tmp_path: Path) -> None:
     one = Told("n1")
     async with served(tmp_path, one) as (url,):
@@ -229,6 +236,10 @@ async def test_recovery_wants_the_names_typed(tmp_path: Path) -> None:
         assert "STOP: n2 has more than this board" in result.stderr
         assert one.changes == []
         await shoal("cluster", "recover", "--url", url, "--confirm", "n2@reef", code=2)
+        nobody = await shoal("cluster", "recover", "--url", url, stdin="", code=2)
+        assert "scripts write --confirm n1@reef" in nobody.stderr
+        nobody = await shoal("cluster", "recover", "--url", url, "--json", stdin="", code=2)
+        assert "scripts write --confirm n1@reef" in json.loads(nobody.stderr)["error"]["detail"]
         assert one.changes == []
         await shoal("cluster", "recover", "--url", url, stdin="n1@reef\n")
         await shoal("cluster", "recover", "--url", url, "--confirm", "n1@reef", "--json")

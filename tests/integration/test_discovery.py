@@ -393,7 +393,7 @@ class TestSecret:
         assert read_secret(DiscoveryConfig(secret_file=tmp_path / "secret")) == SECRET
 
     def test_a_missing_or_short_file_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="secret_file: cannot be read"):
+        with pytest.raises(ConfigError, match="missing cannot be read: No such file"):
             read_secret(DiscoveryConfig(secret_file=tmp_path / "missing"))
         (tmp_path / "short").write_bytes(b"short")
         with pytest.raises(ConfigError, match="at least 16"):

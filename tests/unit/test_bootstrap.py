@@ -13,7 +13,6 @@ from shoal.cluster.bootstrap import ASK_AGAIN_MS, CANDIDATES_MAX, OUTBOX_MAX, SE
 from shoal.cluster.log_start import configuration_record
 from shoal.cluster.promise import (
     BOOTSTRAP_FILE,
-    MEMBERS_MAX,
     MESSAGE_BYTES_MAX,
     AskGrant,
     Begin,
@@ -28,6 +27,7 @@ from shoal.cluster.promise import (
 )
 from shoal.errors import StorageError
 from shoal.raft.log import Configuration, Kind
+from shoal.raft.membership import MEMBERS_MAX
 
 MEMBERS = tuple(candidate(name).member() for name in "abc")
 ALL = ["a", "b", "c"]

@@ -119,7 +119,12 @@ def test_no_error_of_the_tree_ends_with_success() -> None:
 def test_an_unknown_outcome_is_told() -> None:
     lost = errors.Timeout("no answer in time", outcome="unknown")
     result = run("append", "s", "t", "1", store=Recorder(lost))
-    assert (result.exit_code, "may be stored or not" in result.stderr) == (5, True)
+    assert (result.exit_code, "look before you do it again" in result.stderr) == (5, True)
+    lost = errors.OutcomeUnknown("no answer in time", event_ids=["e-1"])
+    result = run("append", "s", "t", "1", store=Recorder(lost))
+    assert "or send it with --event-id e-1" in result.stderr
+    lost = errors.OutcomeUnknown("no answer in time", event_ids=["e-1", "e-2"])
+    assert "--event-id" not in run("append", "s", "t", "1", store=Recorder(lost)).stderr
 
 
 def test_an_error_with_json_is_a_json_document() -> None:

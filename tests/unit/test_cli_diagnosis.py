@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shoal.errors import Unreachable
+from shoal.errors import Forbidden, ShoalError, Unauthorized, Unreachable
 from shoal_host.cluster_boards import Asked
 from shoal_host.diagnosis import best_view, diagnose, member_rows, takes_writes
 
@@ -103,12 +103,18 @@ def test_a_board_that_only_the_leader_misses_is_a_matter_of_the_network() -> Non
         ({"met": [{"id": "n4", "addresses": [], "empty": True}]}, "info", "n4 waits", "shoal cluster add n4"),
         (
             {"met": [{"id": "n3", "addresses": [], "empty": True}]},
-            "info",
+            "warning",
             "n3 was wiped",
             "shoal cluster add n3",
         ),
         ({"met": [{"id": "n4", "addresses": [], "empty": False}]}, "warning", "n4 holds data", "turn it off"),
         ({"leader": None, "role": "follower"}, "error", "no leader", "wait"),
+        (
+            {"leader": None, "role": "follower", "status": "its key is old"},
+            "error",
+            "no leader",
+            "key is old",
+        ),
         ({"members": [], "status": "1 of 3 boards are known"}, "error", "1 of 3 boards", "shoal discover"),
     ],
 )
@@ -119,6 +125,26 @@ def test_each_trouble_has_a_sentence_and_an_advice(
     assert any(
         found_level == level and word in what and todo in advice for found_level, what, advice in found
     )
+
+
+def test_a_wiped_board_is_no_matter_of_the_network() -> None:
+    members = [member("n1", "leader"), member("n2"), member("n3", alive=False)]
+    found = told(view(members=members, met=[{"id": "n3", "addresses": [], "empty": True}]), view("n3"))
+    assert "n3 was wiped and waits to be added again" in [what for _, what, _ in found]
+    assert "does not reach" not in str(found)
+
+
+def test_before_a_group_has_begun_nobody_waits_to_be_added() -> None:
+    met = [{"id": "n2", "addresses": [], "empty": True}]
+    found = told(view(members=[], met=met, leader=None, status="2 of 3 boards are here"))
+    assert [what for _, what, _ in found] == ["2 of 3 boards are here"]
+
+
+@pytest.mark.parametrize("error", [Unauthorized("who are you"), Forbidden("not for you")])
+def test_a_board_that_wants_another_token_is_no_matter_of_the_network(error: ShoalError) -> None:
+    for others in ((), asked(view())):
+        found = diagnose([*others, Asked("http://n9", error=error)])
+        assert any("give a token" in finding.todo for finding in found)
 
 
 def test_learners_and_members_that_lag_are_named() -> None:

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from shoal.testing.clock import FakeClock
-from shoal.testing.memory_store import MemoryStore
+from shoal.testing.memory_store import MemoryStore, MemoryStreams
 from shoal_host.group import main
 from shoal_host.options import Environment
 
@@ -64,6 +64,24 @@ def test_read_as_json_is_one_document_with_what_http_gives(shoal: Shell) -> None
 def test_read_backward_begins_at_the_head(shoal: Shell) -> None:
     page = shoal.json("read", "count-1", "--backward", "--count", "2")
     assert [event["version"] for event in page["events"]] == [4, 3]
+
+
+@pytest.mark.parametrize("consistency", ["local", "leader", "linearizable"])
+def test_read_is_as_new_as_it_is_asked_to_be(
+    shoal: Shell, monkeypatch: pytest.MonkeyPatch, consistency: str
+) -> None:
+    asked = []
+    read_page = MemoryStreams.read_page
+
+    async def noted(self: Any, *arguments: Any, **options: Any) -> Any:
+        asked.append(options["consistency"])
+        return await read_page(self, *arguments, **options)
+
+    monkeypatch.setattr(MemoryStreams, "read_page", noted)
+    monkeypatch.setattr("shoal_host.commands.read.PAGE", 2)
+    assert len(shoal.json("read", "count-1", "--consistency", consistency)["events"]) == 5
+    assert asked == [consistency] * 3
+    assert "Invalid value" in shoal("read", "count-1", "--consistency", "strong", code=2).stderr
 
 
 def test_read_goes_on_over_pages(shoal: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from io import BytesIO
@@ -158,11 +159,16 @@ def _payload(body: bytes | None) -> bytes | BytesIO | None:
 
 
 def _unreachable(url: str, error: Exception) -> Unreachable:
+    import ssl
+
     import aiohttp
 
     unsent = isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+    cause: Exception = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    number = (cause.errno or 0) if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) else 0
+    why = os.strerror(number) if number > 0 else str(cause)
     return Unreachable(
-        f"no answer from {url} ({str(error) or type(error).__name__}); is shoald running there?",
+        f"no answer from {url} ({why or type(error).__name__}); is shoald running there?",
         outcome="not-applied" if unsent else "unknown",
     )
 

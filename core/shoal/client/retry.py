@@ -81,9 +81,7 @@ def settle(error: ShoalError, effect: Effect, *, unknown_before: bool) -> ShoalE
     if unknown_before and not _decided(error):
         error.outcome = "unknown"
     if error.outcome == "unknown" and effect is not Effect.LEASED and isinstance(error, Unavailable):
-        return OutcomeUnknown(
-            f"{error.detail}; look whether it was applied before you send it again", last=error.code
-        )
+        return OutcomeUnknown(f"{error.detail}; whether it was applied is not known", last=error.code)
     return error
 
 

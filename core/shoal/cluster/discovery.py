@@ -48,7 +48,9 @@ def read_secret(config: DiscoveryConfig) -> bytes:
     try:
         secret = config.secret_file.read_bytes().strip()
     except OSError as error:
-        raise ConfigError("discovery.secret_file", f"cannot be read: {error}") from error
+        raise ConfigError(
+            "discovery.secret_file", f"{config.secret_file} cannot be read: {error.strerror}"
+        ) from error
     if len(secret) < SECRET_BYTES_MIN:
         advice = f"{config.secret_file} holds {len(secret)} bytes, write at least {SECRET_BYTES_MIN} into it"
         raise ConfigError("discovery.secret_file", advice)

@@ -140,7 +140,7 @@ def _request(directory: Path, node_id: str | None, *, renew: bool) -> _Request:
     if certificate.exists():
         if not renew:
             raise ConfigError(
-                "--tls-dir", f"{directory} holds a certificate already: renew it, or name another"
+                "tls_dir", f"{directory} holds a certificate already: renew it (--renew), or name another"
             )
         node_id = node_id or _named(certificate)
     try:
@@ -149,7 +149,7 @@ def _request(directory: Path, node_id: str | None, *, renew: bool) -> _Request:
         name = node_id or f"board-{key_hash.hex()[:12]}"
         return _Request(name, key_hash, make_request(name, key_pem))
     except CertificateError as error:
-        raise ConfigError("--tls-dir", f"{directory}: {error}") from error
+        raise ConfigError("tls_dir", f"{directory}: {error}") from error
 
 
 def _named(certificate: Path) -> str | None:

@@ -127,7 +127,8 @@ class Link(asyncio.Protocol):
         elif self._protocol == HTTP and not self.dialled:
             self._hand_over()
         else:
-            self.end(f"it asks for protocol {self._protocol!r}")
+            known = "no member's port" if self._protocol is None else f"protocol {self._protocol!r}"
+            self.end(f"it is {known}" if self.dialled else f"it asks for {known}")
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the peer, of the cluster's authority since `connection_made`."""

@@ -15,9 +15,9 @@ from shoal.cluster.addresses import ADDRESSES_MAX
 from shoal.cluster.durable import write_durably
 from shoal.errors import StorageError
 from shoal.raft.log import Member
+from shoal.raft.membership import MEMBERS_MAX
 
 BOOTSTRAP_FILE: Final = "bootstrap.json"
-MEMBERS_MAX: Final = 9
 MESSAGE_BYTES_MAX: Final = 65_536
 _TEXT_MAX: Final = 300
 _FORMAT: Final = 1

@@ -116,7 +116,12 @@ def add(board: str, *, role: str, adopt: Path | None, target: Target, as_json: b
     body: dict[str, Any] = {"role": role, "address" if _ADDRESS.fullmatch(board) else "node_id": board}
     if adopt is None:
         view = _change(target, "join", body, lambda view: board in _names(view))
-        _done(view, f"{board} is added; it votes as soon as it has caught up", as_json=as_json)
+        votes = (
+            "it learns until `shoal cluster promote`"
+            if role == "learner"
+            else "it votes when it has caught up"
+        )
+        _done(view, f"{board} is added; {votes}", as_json=as_json)
         return
     from shoal_host.adopt import adopt as give
 
@@ -197,10 +202,12 @@ def recover(confirm: str | None, *, target: Target, as_json: bool) -> None:
     asked = _with_boards(target, lambda boards: boards.ask_all())
     view = asked[0].view or views(asked[:1])[0]
     wanted = f"{view['node_id']}@{view['cluster_id']}"
+    if confirm is None and as_json:
+        raise InvalidRequest(_nobody_typed(wanted), pointer="--confirm")
     if confirm is None:
         for line in _warning(view, views(asked)):
             note(one_line(line))
-        confirm = click.prompt(f"Type {wanted} to go on", default="", show_default=False, err=True)
+        confirm = _typed(wanted)
     node_id, at, cluster_id = confirm.rpartition("@")
     if confirm != wanted or not at:
         raise InvalidRequest(f"nothing was done: {wanted} was to be typed", pointer="--confirm")
@@ -208,6 +215,20 @@ def recover(confirm: str | None, *, target: Target, as_json: bool) -> None:
     done = _with_boards(target, lambda boards: boards.post(boards.urls[0], "recover", body))
     text = f"{node_id} goes on alone from entry {view['last_index']}; wipe the other boards, then add them"
     _done(done, text, as_json=as_json)
+
+
+def _typed(wanted: str) -> str:
+    """What a person types. Raises InvalidRequest where there is nobody."""
+    try:
+        return str(click.prompt(f"Type {wanted} to go on", default="", show_default=False, err=True))
+    except click.Abort:
+        if sys.stdin.isatty():  # Ctrl-C
+            raise
+        raise InvalidRequest(_nobody_typed(wanted), pointer="--confirm") from None
+
+
+def _nobody_typed(wanted: str) -> str:
+    return f"nothing was done: nobody typed {wanted}; scripts write --confirm {wanted}"
 
 
 def _warning(view: View, found: list[View]) -> list[str]:
@@ -227,6 +248,8 @@ def _warning(view: View, found: list[View]) -> list[str]:
 
 def _summary(view: View) -> str:
     quorum = view["quorum"]
+    if not view["members"]:
+        return f"cluster {view['cluster_id']} has not begun here"
     margin = quorum["margin"]
     may = "nothing can be written" if margin < 0 else f"{margin} may fail" if margin else "none may fail"
     return (

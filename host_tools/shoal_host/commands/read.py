@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Final
+from typing import Final, get_args
 
 import click
 
 from shoal.store.api import Store
-from shoal.types import MAX_VERSION, Direction, Event, StreamPage
+from shoal.types import MAX_VERSION, Consistency, Direction, Event, StreamPage
 from shoal_host.options import NAME, Target, target_options, with_store
 from shoal_host.output import event_fields, note, print_event, print_json
 from shoal_host.progress import LongWork
@@ -34,9 +34,21 @@ Examples:
 )
 @click.option("--count", type=click.IntRange(1), default=100, show_default=True, help="Most events to show.")
 @click.option("--backward", is_flag=True, help="From new to old.")
+@click.option(
+    "--consistency",
+    type=click.Choice(get_args(Consistency)),
+    help="How new: what this board has (local), what the leader knows (the default), or proven by a quorum.",
+)
 @target_options
 def read(
-    target: Target, stream_id: str, *, start: int | None, count: int, backward: bool, as_json: bool
+    target: Target,
+    stream_id: str,
+    *,
+    start: int | None,
+    count: int,
+    backward: bool,
+    consistency: Consistency | None,
+    as_json: bool,
 ) -> None:
     """Show the events of STREAM.
 
@@ -46,7 +58,9 @@ def read(
     shown: list[Event] = []
 
     async def pages(store: Store) -> StreamPage:
-        page = await store.streams.read_page(stream_id, start, min(PAGE, count), direction)
+        page = await store.streams.read_page(
+            stream_id, start, min(PAGE, count), direction, consistency=consistency
+        )
         with LongWork("reading") as work:
             while True:
                 shown.extend(page.events) if as_json else _print(page.events)
@@ -54,7 +68,9 @@ def read(
                 left = count - work.done
                 if page.next is None or left <= 0:
                     return page
-                page = await store.streams.read_page(stream_id, page.next, min(PAGE, left), direction)
+                page = await store.streams.read_page(
+                    stream_id, page.next, min(PAGE, left), direction, consistency=consistency
+                )
 
     page = with_store(target, pages)
     if as_json:

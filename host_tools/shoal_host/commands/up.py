@@ -14,6 +14,7 @@ from typing import Final
 import click
 
 from shoal.errors import ConfigError, ShoalError, Unauthorized
+from shoal.raft.membership import MEMBERS_MAX
 from shoal.types import CaughtUp, Event, EventFilter
 from shoal_host.children import Child
 from shoal_host.commands.up_cluster import up_cluster
@@ -46,7 +47,9 @@ Examples:
   shoal up --nodes 3 --data-dir ./cluster
 """
 )
-@click.option("--nodes", type=click.IntRange(1, 99), default=1, show_default=True, help="Boards to start.")
+@click.option(
+    "--nodes", type=click.IntRange(1, MEMBERS_MAX), default=1, show_default=True, help="Boards to start."
+)
 @data_dir_option
 @click.option(
     "--listen",
