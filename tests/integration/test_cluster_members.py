@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from cluster_kit import Member, Reef, reef, until, voters
+from http_board import configured
 from msgspec import structs
 
 from shoal import leadership
 from shoal.cluster import members as cluster_members
 from shoal.cluster.identity import issue, load_identity
-from shoal.errors import StorageError
+from shoal.errors import ConfigError, StorageError
+from shoal.server import Shoald
 
 
 @pytest.fixture
@@ -38,6 +40,27 @@ async def test_one_board_grows_to_three(cluster: Reef) -> None:
     assert (view["status"], view["removed"], view["met"]) == ("", False, [])
     for member in cluster.up.values():
         assert (await member.board.call("GET", "/readyz")).status == 200
+
+
+async def test_a_member_does_not_run_as_a_board_alone(cluster: Reef) -> None:
+    """It would answer, and neither lead nor hear of a leader."""
+    leader = await cluster.grow(2)
+    await leader.board.append("s", 1)
+    await cluster.stop("n2")
+    with pytest.raises(ConfigError, match=r"of a cluster \(n1, n2\): start it with --mode cluster"):
+        await Shoald(configured(cluster.directory / "n2")).__aenter__()
+    await cluster.start("n2")
+    await cluster.ready("n2")
+
+
+async def test_an_empty_board_says_what_it_waits_for(cluster: Reef, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "shoal.cluster"):
+        await cluster.start("n1", bootstrap_expect=0)
+        await until(lambda: "run `shoal cluster add n1`" in caplog.text)
+        leader = await cluster.start("n2", bootstrap_expect=1)
+        await cluster.ready("n2")
+        await leader.change("join", address=cluster.peer_address("n1"))
+        await until(lambda: "this board is in the cluster" in caplog.text)
 
 
 async def test_a_store_that_has_not_come_yet_is_no_missing_one(cluster: Reef) -> None:

@@ -49,6 +49,7 @@ class Watch:
         self._refused_by: set[str] = set()
         self._old_key_at: set[str] = set()
         self._said_removed = False
+        self._said_waiting = ""
         self._was_current = False
         self._target = (0, clock.monotonic_ms())
         """Up to where was committed when that was asked last, and when."""
@@ -60,6 +61,7 @@ class Watch:
     def tick(self) -> None:
         """A second has passed."""
         self._members.forget_gone()
+        self._tell_what_is_waited_for()
         self._tell_who_is_alive()
         self._tell_quorum()
         self._tell_split()
@@ -78,6 +80,12 @@ class Watch:
             self._refused_by.add(node_id)
         elif reason == OLD_KEY:
             self._old_key_at.add(node_id)
+
+    def _tell_what_is_waited_for(self) -> None:
+        waits = "" if self._members.configuration.members else self._beginning() or self._waits()
+        if waits != self._said_waiting:
+            self._said_waiting = waits
+            _log.info("%s", waits or "this board is in the cluster")
 
     def _tell_who_is_alive(self) -> None:
         members = self._members
