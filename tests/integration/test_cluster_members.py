@@ -17,6 +17,7 @@ from msgspec import structs
 from shoal import leadership
 from shoal.cluster import members as cluster_members
 from shoal.cluster.identity import issue, load_identity
+from shoal.cluster.watch import Watch
 from shoal.errors import ConfigError, StorageError
 from shoal.server import Shoald
 
@@ -51,6 +52,16 @@ async def test_a_member_does_not_run_as_a_board_alone(cluster: Reef) -> None:
         await Shoald(configured(cluster.directory / "n2")).__aenter__()
     await cluster.start("n2")
     await cluster.ready("n2")
+
+
+async def test_a_board_that_lags_for_long_is_told_why_that_may_be(
+    cluster: Reef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = (await cluster.grow(1)).node.watch
+    for lag_ms, told in ((6_000, False), (61_000, True)):
+        monkeypatch.setattr(Watch, "lag_ms", lag_ms)
+        assert f"{lag_ms // 1000} s behind" in str(watch.obstacle())
+        assert ("as from a copy of its card" in str(watch.obstacle())) is told
 
 
 async def test_an_empty_board_says_what_it_waits_for(cluster: Reef, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,6 +19,11 @@ from shoal.raft.quorum import voters
 
 LAG_MS_MAX: Final = 5_000
 """A node further behind takes no requests until it has caught up."""
+LONG_MS: Final = 60_000
+_RESTORED: Final = (
+    ". If it gets no nearer, its data is older than what it has confirmed, as from a copy of its card: move its data "
+    "directory aside, and add it again"
+)
 _TWO: Final = 2
 
 _log = logging.getLogger("shoal.cluster")
@@ -168,9 +173,8 @@ class Watch:
 
     def _why_late(self) -> Unavailable | None:
         if (lag_ms := self.lag_ms) > LAG_MS_MAX:
-            return Unavailable(
-                f"this board is catching up, it is {lag_ms / 1000:.0f} s behind", lag_ms=lag_ms
-            )
+            late = f"this board is catching up, it is {lag_ms / 1000:.0f} s behind"
+            return Unavailable(late + (_RESTORED if lag_ms > LONG_MS else ""), lag_ms=lag_ms)
         if not self._is_current():
             return Unavailable("this board is catching up with what it has missed")
         if not self._has_store():
