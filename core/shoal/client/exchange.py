@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from io import BytesIO
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
@@ -83,6 +84,7 @@ class HttpExchange:
                 timeout=timeout,
                 allow_redirects=False,
                 ssl=self._tls,
+                middlewares=None if outgoing.method == "POST" else (_send_once,),
             ) as response:
                 body = await response.read()
         except aiohttp.ConnectionTimeoutError as error:
@@ -112,6 +114,7 @@ class HttpExchange:
                 timeout=timeout,
                 allow_redirects=False,
                 ssl=self._tls,
+                middlewares=(_send_once,),
             ) as response:
                 if response.status != 200:
                     raise error_of(response.status, await response.read())
@@ -127,16 +130,14 @@ class HttpExchange:
         if self._session is None:
             import aiohttp
 
-            self._session = aiohttp.ClientSession(
-                cookie_jar=aiohttp.DummyCookieJar(), middlewares=(_send_once,), read_bufsize=2**18
-            )
+            self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=2**18)
         return self._session
 
 
 async def _send_once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Hide a lost connection from aiohttp, which would silently send PUT and DELETE once more."""
+    """Hide a lost connection from aiohttp, which would silently send anything but a POST once more."""
     import aiohttp
 
     try:
@@ -147,6 +148,7 @@ async def _send_once(
         raise aiohttp.ClientConnectionError(str(error) or "the connection was closed") from error
 
 
+@lru_cache(maxsize=1024)
 def _url(base: str, path: str) -> URL:
     from yarl import URL
 
