@@ -45,7 +45,7 @@ def say(message: Message) -> str:  # noqa: PLR0911 - one for each message
         case Behind():
             return f"[{message.term}] my log begins at {message.first_index}"
         case AskRead():
-            return f"[{message.term}] where may I read?{' by a round' if message.confirmed else ''}"
+            return f"[{message.term}] where may I read?{' as confirmed' if message.confirmed else ''}"
         case ReadAt():
             return f"[{message.term}] read at {message.index}"
         case TimeoutNow():

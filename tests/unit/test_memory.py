@@ -140,6 +140,23 @@ def test_heads_that_must_stay_stay(memory, monkeypatch):
     assert not any(memory.knows(name) for name in ("a", "b", "deleted"))
 
 
+def test_a_head_that_a_read_fetched_is_kept_only_where_nothing_was_forgotten_since(memory, monkeypatch):
+    before = memory.times_trimmed
+    memory.learn_from_read("read", Head(3), before)
+    memory.learn_from_read("missing", None, before)
+    memory.learn_from_read("a", Head(0), before)
+    assert (memory.head("read"), memory.head("missing"), memory.head("a")) == (Head(3), None, Head(3))
+    monkeypatch.setattr(module, "HEADS_CACHED", 3)
+    memory.learn_from_read("no room", Head(1), before)
+    memory.forget(7, 6)
+    memory.trim()  # "read" may have grown and been forgotten while a read was under way
+    assert memory.times_trimmed > before
+    memory.learn_from_read("read", Head(3), before)
+    assert not any(memory.knows(name) for name in ("no room", "read"))
+    memory.learn_from_read("read", Head(4), memory.times_trimmed)
+    assert memory.head("read") == Head(4)
+
+
 def test_what_is_hidden_is_told_with_the_first_version_that_is_not(memory):
     assert memory.hidden() == {}
     memory.apply(7, StreamDeleted("a", Head(3, 4)))

@@ -117,8 +117,17 @@ def transfer() -> Cluster:
 
 
 def read_through_a_follower() -> Cluster:
+    """Leader and asker are a quorum: that B still asks A confirms it, and A names the index at once."""
+    return reads_of_b("ABC")
+
+
+def read_through_a_follower_of_five() -> Cluster:
     """The leader has itself confirmed by a quorum, and names the index."""
-    cluster = fresh(led_by_a())
+    return reads_of_b("ABCDE")
+
+
+def reads_of_b(names: str) -> Cluster:
+    cluster = fresh(led_by_a(names))
     cluster.read("B", 1)
     cluster.deliver()
     cluster.transcript.note(cluster.now_ms, f"B serves {cluster.boards['B'].reads}")
@@ -140,6 +149,7 @@ SCENES = (
     one_becomes_three,
     transfer,
     read_through_a_follower,
+    read_through_a_follower_of_five,
 )
 
 

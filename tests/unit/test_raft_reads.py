@@ -69,7 +69,78 @@ def test_a_follower_asks_the_leader() -> None:
     assert len(cluster.waiting(AskRead, "B", "A")) == 1
     cluster.deliver()
     assert cluster.boards["B"].reads == [ReadState(7, index)]
-    assert cluster["B"].log.commit == index, "the round brought the commit index too"
+
+
+def test_the_round_that_a_follower_caused_brings_it_the_commit_index() -> None:
+    """It waits for the entry that was named; it need not wait for the next heartbeat."""
+    cluster = led_by_a("ABCDE")
+    index = cluster.propose("A")
+    cluster.deliver()
+    cluster.read("B", 7)
+    cluster.deliver()
+    assert cluster.boards["B"].reads == [ReadState(7, index)]
+    assert cluster["B"].log.commit == index
+
+
+def test_one_that_asks_confirms_the_leader_where_both_are_a_quorum() -> None:
+    """DESIGN.md: neither has voted in a later term when it asks, so nobody leads there, and no round is needed."""
+    cluster = led_by_a()
+    cluster.cut("C")
+    index = cluster["A"].log.commit
+    cluster.read("B", 7)
+    cluster.deliver(AskRead)
+    assert cluster.waiting(ReadAt) == [ReadAt(2, cluster.waiting(ReadAt)[0].read_id, index)]
+    assert cluster.waiting(Append) == []
+    cluster.deliver()
+    assert cluster.boards["B"].reads == [ReadState(7, index)]
+
+
+def test_one_that_asks_is_not_enough_in_a_larger_cluster() -> None:
+    """Two of five: the other three may follow another."""
+    cluster = led_by_a("ABCDE")
+    cluster.cut("C", "D", "E")
+    cluster.read("B", 7)
+    cluster.deliver()
+    assert cluster.boards["B"].reads == []
+
+
+def test_a_learner_that_asks_confirms_nothing() -> None:
+    """Thesis 4.2.1: it has no vote that it could have kept."""
+    cluster = led_by_a("ABCD", members=configuration("ABC", "D"))
+    cluster.cut("B", "C")
+    cluster.read("D", 7)
+    cluster.deliver()
+    assert cluster.boards["D"].reads == []
+
+
+def test_a_wiped_board_that_asks_confirms_nothing() -> None:
+    """It may have voted in a later term and have forgotten it."""
+    cluster = led_by_a()
+    for life, answered in ((2, False), (1, True)):
+        cluster.tell("A", "B", AskRead(2, 5, confirmed=True, incarnation=incarnation("B", life)))
+        assert (cluster.waiting(ReadAt) != []) is answered
+
+
+def test_a_leader_that_is_being_removed_does_not_count_itself_for_one_that_asks() -> None:
+    """Thesis 4.2.2: it leads on, but the quorum is that of the members without it."""
+    cluster = led_by_a()
+    cluster.change("A", configuration("BC"))
+    cluster.take()
+    cluster.tell("A", "B", AskRead(2, 5, confirmed=True, incarnation=incarnation("B")))
+    assert cluster.waiting(ReadAt) == []
+
+
+def test_a_new_leader_answers_nobody_before_an_entry_of_its_term_is_committed() -> None:
+    """Thesis 6.4, step 1: a quorum that follows it does not tell it what is committed."""
+    cluster = led_by_a()
+    cluster.crash("A")
+    cluster.due("B")
+    cluster.deliver(rounds=4)
+    assert (cluster["B"].role, cluster["B"].serves) == ("leader", False)
+    cluster.tell("B", "C", AskRead(3, 5, confirmed=True, incarnation=incarnation("C")))
+    assert cluster.waiting(ReadAt) == []
+    cluster.deliver()
+    assert cluster["B"].serves
 
 
 def test_a_leader_cut_off_serves_no_read() -> None:
@@ -191,8 +262,6 @@ def test_an_answer_to_an_earlier_life_answers_nothing() -> None:
     cluster = led_by_a()
     cluster.read("B", 1)
     cluster.deliver(AskRead)
-    cluster.deliver(Append, to="C")
-    cluster.deliver(Appended, "C")
     late = cluster.take(ReadAt)
     assert late
     cluster.take()

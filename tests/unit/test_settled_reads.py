@@ -67,9 +67,11 @@ class Follower:
             raise found
         return str(found)
 
-    def read(self, *finds: Any, consistency: Any = "linearizable") -> asyncio.Task[str]:
+    def read(
+        self, *finds: Any, consistency: Any = "linearizable", in_memory: bool = False
+    ) -> asyncio.Task[str]:
         self.finds = list(finds)
-        return asyncio.ensure_future(self.context.read_settled(consistency, self.find))
+        return asyncio.ensure_future(self.context.read_settled(consistency, self.find, in_memory=in_memory))
 
     async def answer(self, index: int) -> None:
         """The leader answers the last question."""
@@ -170,6 +172,19 @@ async def test_who_lagged_reads_once_and_afterwards_until_it_keeps_up() -> None:
     await follower.answer(6)
     assert await read == "meanwhile"
     assert "wait" not in follower.did
+
+
+async def test_what_is_in_memory_is_read_once_all_that_it_must_see_is_there() -> None:
+    follower = Follower(5)
+    read = follower.read("only", in_memory=True)
+    await turns()
+    assert follower.did == ["ask"]
+    await follower.answer(6)
+    assert await read == "only"
+    assert follower.did == ["ask", "wait", "read"]
+    follower.did.clear()
+    assert await follower.read("at once", consistency="local", in_memory=True) == "at once"
+    assert follower.did == ["read"]
 
 
 async def test_without_a_leader_what_was_read_counts_for_nothing(caplog: pytest.LogCaptureFixture) -> None:

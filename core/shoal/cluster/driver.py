@@ -73,9 +73,9 @@ class RaftDriver:
         self.behind: Callable[[str], None] = _nobody
         self.pace = Pacemaker()
         self._pending: dict[int, tuple[int, Callable[[Proposed | BaseException], None]]] = {}
-        self._reads: dict[int, asyncio.Future[int]] = {}
+        self._reads: dict[int, list[asyncio.Future[int]]] = {}
         self._next_read = 0
-        self._gathering: dict[bool, asyncio.Future[int]] = {}
+        self._gathering: dict[bool, list[asyncio.Future[int]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = NEVER_MS
         self._pump_set = False
@@ -188,11 +188,12 @@ class RaftDriver:
 
         Raises NoLeader when nobody can say now.
         """
-        future = self._gathering.get(confirmed)
-        if future is None:
-            future = self._gathering[confirmed] = self._loop.create_future()
+        future: asyncio.Future[int] = self._loop.create_future()
+        gathering = self._gathering.setdefault(confirmed, [])
+        if not gathering:
             self._loop.call_soon(self._ask_read, confirmed)
-        index = await asyncio.shield(future)
+        gathering.append(future)
+        index = await future
         if index < 0:
             raise NoLeader("no leader can be reached: try again; consistency=local reads what this board has")
         return index
@@ -202,6 +203,15 @@ class RaftDriver:
         self._reads[self._next_read] = self._gathering.pop(confirmed)
         self.core.read_index(self._next_read, self._clock.monotonic_ms(), confirmed=confirmed)
         self._pump()
+
+    def _answer_reads(self, futures: list[asyncio.Future[int]], index: int) -> None:
+        for future in futures:
+            _resolve(future, index)
+
+    def _fail_reads(self) -> None:
+        for futures in self._reads.values():
+            self._answer_reads(futures, -1)
+        self._reads.clear()
 
     def shed(self) -> bool:
         """A leader without room on its disk hands over, where another may have some; not again and again."""
@@ -293,9 +303,7 @@ class RaftDriver:
             raise outcome
         now_ms = self._clock.monotonic_ms()
         self.core = RaftNode(self.own, outcome, self._log.hard_state, random=random, now_ms=now_ms)
-        for future in self._reads.values():
-            _resolve(future, -1)
-        self._reads.clear()
+        self._fail_reads()
         self._pump()
 
     def _write_alone(self, term: int, handed: int) -> LogStart:
@@ -308,9 +316,7 @@ class RaftDriver:
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
-        for future in self._reads.values():
-            _resolve(future, -1)
-        self._reads.clear()
+        self._fail_reads()
 
     def _pump_soon(self) -> None:
         if not self._pump_set:
@@ -353,7 +359,7 @@ class RaftDriver:
         if ready.committed:
             self._hand_out(ready.committed)
         for state in ready.reads:
-            _resolve(self._reads.pop(state.read_id), state.index)
+            self._answer_reads(self._reads.pop(state.read_id), state.index)
         for node_id, index in ready.fetch:
             self._worker.submit(partial(self._reader.read, index), partial(self._fetched, node_id))
         if ready.behind is not None:

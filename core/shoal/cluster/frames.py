@@ -8,6 +8,7 @@ refused, since decoding some of them costs without bound. Pure: bytes in, values
 
 from __future__ import annotations
 
+from functools import cache
 from struct import Struct
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -46,9 +47,15 @@ def pack(message: Any) -> Any:
 def unpack(value: Any, kind: Any) -> Any:
     """Inverse of `pack`; `kind` is a struct, or a union of tagged ones. Raises FrameError."""
     try:
-        return msgspec.convert(value, kind, builtin_types=(bytes,))
+        return msgspec.convert((value,), _holder_of(kind), builtin_types=(bytes,)).value
     except (msgspec.ValidationError, UnicodeError, RecursionError, OverflowError) as error:
         raise FrameError(f"not a message of this protocol: {error}") from None
+
+
+@cache
+def _holder_of(kind: Any) -> Any:
+    """A struct around `kind`: msgspec works out once what a field may be, but a union anew with each call."""
+    return msgspec.defstruct("Holder", [("value", kind)], array_like=True)
 
 
 def encode(value: Any) -> bytes:

@@ -95,11 +95,15 @@ class Behind(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
 
 
 class AskRead(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
-    """A follower asks how far it must have applied to read; `confirmed` says by a quorum round (thesis 6.4)."""
+    """A follower asks how far it must have applied to read; `confirmed`: by one whom a quorum follows (thesis 6.4).
+
+    `incarnation` is the sender's, as in `Appended`.
+    """
 
     term: int
     read_id: int
     confirmed: bool
+    incarnation: bytes = b""
 
 
 class ReadAt(msgspec.Struct, frozen=True, array_like=True, tag=7, gc=False):

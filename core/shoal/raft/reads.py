@@ -1,12 +1,14 @@
 """ReadIndex: reads see everything acknowledged before them, without a clock (thesis 6.4).
 
 The leader notes its commit index, has a quorum confirm that it still leads, and answers with the index; many
-reads share a round. A follower asks the leader, and serves the read itself once it has applied that far.
+reads share a round. A follower asks the leader, and serves the read itself once it has applied that far. Its question
+is a confirmation already: where leader and follower are a quorum, there is no round (see DESIGN.md for why that holds).
 """
 
 from __future__ import annotations
 
 from shoal.raft.messages import AskRead, ReadAt, ReadState
+from shoal.raft.quorum import has_quorum
 from shoal.raft.replication import Replication
 from shoal.raft.state import State
 
@@ -30,23 +32,31 @@ class Reads:
         """Begin a read of this node; a ReadState with its id comes, at once where nobody can be asked."""
         state = self._state
         if leading is not None:
-            self._take(state.own.node_id, read_id, leading, confirmed=confirmed)
+            self._take(state.own.node_id, read_id, leading, by_round=confirmed)
         elif state.leader is None:
             self.states.append(ReadState(read_id, -1))
         else:
             self._next_id += 1
             self._asked[self._next_id] = (state.leader, read_id, state.now_ms)
-            state.send(state.leader, AskRead(state.term, self._next_id, confirmed))
+            state.send(state.leader, AskRead(state.term, self._next_id, confirmed, state.own.incarnation))
 
     def on_ask_read(self, sender: str, ask: AskRead, leading: Replication | None) -> None:
         """A follower asks."""
         if leading is None:
             self._state.send(sender, ReadAt(self._state.term, ask.read_id, -1))
         else:
-            self._take(sender, ask.read_id, leading, confirmed=ask.confirmed)
+            by_round = ask.confirmed and not self._is_quorum(sender, ask)
+            self._take(sender, ask.read_id, leading, by_round=by_round)
 
-    def _take(self, member: str, read_id: int, leading: Replication, *, confirmed: bool) -> None:
-        if not confirmed and leading.serves:
+    def _is_quorum(self, sender: str, ask: AskRead) -> bool:
+        """Whether this leader and a follower that asks it in this term are a quorum. A wiped one is nobody's."""
+        state, member = self._state, self._state.find(sender)
+        if member is None or member.incarnation != ask.incarnation:
+            return False
+        return has_quorum(state.configuration, (sender, state.own.node_id))
+
+    def _take(self, member: str, read_id: int, leading: Replication, *, by_round: bool) -> None:
+        if not by_round and leading.serves:
             self._answer(member, read_id, self._state.log.commit)
             return
         self._waiting.append((member, read_id))

@@ -133,8 +133,13 @@ class Replication:
     @property
     def everywhere(self) -> int:
         """The last entry that every member with a state machine holds: a witness may forget it."""
-        matched = self._matched()
-        return min([matched.get(node_id, 0) for node_id in self._state.roster.stateful], default=0)
+        state, progress = self._state, self.progress
+        own = state.own.node_id
+        held = [
+            state.log.durable if node_id == own else progress[node_id].matched
+            for node_id in state.roster.stateful
+        ]
+        return min(held, default=0)
 
     def heartbeat(self) -> None:
         """Say to everyone that this node leads; to those being probed, from where."""

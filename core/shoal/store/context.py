@@ -134,15 +134,18 @@ class StoreContext:
         self._keeps_up = index <= had
         await self.sequencer.wait_applied(index, max(1, deadline_ms - self.now_ms()))
 
-    async def read_settled(self, consistency: Consistency | None, read: Callable[[], Awaitable[T]]) -> T:
+    async def read_settled(
+        self, consistency: Consistency | None, read: Callable[[], Awaitable[T]], *, in_memory: bool = False
+    ) -> T:
         """What `read` finds once `settle_reads` is over. Raises as both.
 
         While the leader and its quorum are asked, the read is made: what it found counts if nothing more had to be
-        applied for it. A node that lately lacked something does one after the other, so as not to read twice.
+        applied for it. A node that lately lacked something does one after the other, so as not to read twice; so does
+        a read from memory, which takes no time.
         """
         if self._is_settled(consistency):
             return await read()
-        if not self._keeps_up:
+        if in_memory or not self._keeps_up:
             await self.settle_reads(consistency)
             return await read()
         had = self.sequencer.applied_index

@@ -85,6 +85,7 @@ class StoreMemory:
         self._rows: deque[Row] = deque()
         self._streams: dict[str, _StreamTail] = {}
         self._heads: dict[str, Head | None] = {}
+        self.times_trimmed = 0
         self._deletes: deque[tuple[int, str]] = deque()
         self._deleted: dict[str, int] = {}
         self.deletes = 0
@@ -104,9 +105,18 @@ class StoreMemory:
         """Keep a head fetched from SQLite. Only the sequencer may: its fetches cannot be overtaken."""
         self._heads.setdefault(stream_id, head)
 
+    def learn_from_read(self, stream_id: str, head: Head | None, times_trimmed: int) -> None:
+        """Keep a head that a read fetched, given `times_trimmed` of before it began, if there is room.
+
+        What changed meanwhile is known, and stays; had it been forgotten again, what the read found may be older.
+        """
+        if times_trimmed == self.times_trimmed and len(self._heads) < HEADS_CACHED:
+            self._heads.setdefault(stream_id, head)
+
     def trim(self) -> None:
         """Forget heads that SQLite can give again. Only while no entry is under way."""
         if len(self._heads) > HEADS_CACHED:
+            self.times_trimmed += 1
             self._heads = {
                 name: known
                 for name, known in self._heads.items()

@@ -451,6 +451,8 @@ class Sequencer:
 
     async def wait_applied(self, index: int, timeout_ms: int) -> None:
         """Until entry `index` is decided here. Raises Timeout, ShuttingDown."""
+        if self.applied_index >= index:
+            return
         try:
             async with asyncio.timeout(timeout_ms / 1_000):
                 while self.applied_index < index:

@@ -124,8 +124,11 @@ class StreamReads:
         return memory.head(stream_id) if memory.knows(stream_id) else await self._fetch_head(stream_id)
 
     async def _fetch_head(self, stream_id: str) -> Head | None:
+        before = self._context.memory
+        times_trimmed = before.times_trimmed
         found: Head | None = await self._context.reader.run(self._context.queries.head, stream_id)
-        memory = self._context.memory
+        before.learn_from_read(stream_id, found, times_trimmed)
+        memory = self._context.memory  # another one, where the store was dropped and made anew meanwhile
         return memory.head(stream_id) if memory.knows(stream_id) else found
 
     async def read_event(
@@ -141,8 +144,11 @@ class StreamReads:
 
     async def get_version(self, stream_id: str, *, consistency: Consistency | None = None) -> int:
         """See shoal.store.api.Streams."""
-        payload.check_stream_id(stream_id, self._context.limits)
-        head = await self._context.read_settled(consistency, partial(self._head, stream_id))
+        context = self._context
+        payload.check_stream_id(stream_id, context.limits)
+        head = await context.read_settled(
+            consistency, partial(self._head, stream_id), in_memory=context.memory.knows(stream_id)
+        )
         return NO_STREAM if head is None else head.actual
 
     async def exists(self, stream_id: str, *, consistency: Consistency | None = None) -> bool:
