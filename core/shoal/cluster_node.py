@@ -90,7 +90,12 @@ class ClusterNode:
             http=lambda: self.peer_http(),  # noqa: PLW0108 - set after the transport is made
         )
         self.members = Members(
-            node.driver, identity, node.random, probe=self.transport.probe, alive=self.is_alive
+            node.driver,
+            identity,
+            node.random,
+            probe=self.transport.probe,
+            alive=self.is_alive,
+            now_ms=node.means.clock.monotonic_ms,
         )
         self.watch = Watch(
             node.driver,

@@ -149,6 +149,24 @@ async def test_a_removed_board_with_its_data_is_not_added_again(cluster: Reef) -
     assert "--adopt" in refused.json["detail"]
 
 
+async def test_a_board_that_was_met_and_turned_off_is_forgotten_after_a_while(
+    cluster: Reef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = await cluster.grow(2)
+    await cluster.start("n3", seeds=[cluster.peer_address("n1")])
+    await until(leader.node.members.strangers)
+    await cluster.stop("n3")
+    for _ in range(3):
+        leader.node.members.forget_gone()
+    assert [met["id"] for met in (await leader.view())["met"]] == ["n3"], "it may only be starting anew"
+    monkeypatch.setattr(cluster_members, "SILENT_MS", 0)
+    await until(lambda: not leader.node.members.strangers())
+    assert leader.node.members.find("n2") is not None
+    monkeypatch.undo()
+    await cluster.start("n3", seeds=[cluster.peer_address("n1")])
+    await until(leader.node.members.strangers)
+
+
 async def test_a_wiped_board_is_added_in_place_of_what_it_was(cluster: Reef) -> None:
     leader = await cluster.grow()
     assert (await leader.board.append("s", 1)).status == 201

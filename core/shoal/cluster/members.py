@@ -38,6 +38,8 @@ CHANGE_S: Final = 10.0
 """How long a change may take until nobody knows whether it will be."""
 LOOK_S: Final = 0.01
 """How often it is seen whether leadership was taken: who passed the wish on soon hears that this node leads no more."""
+SILENT_MS: Final = 30_000
+"""A board that is no member says hello every few seconds; one that has not for so long is gone."""
 MEET_S: Final = 5.0
 """How long a board that is to be added is looked for."""
 
@@ -60,8 +62,10 @@ class Members:
         *,
         probe: Callable[[Sequence[str]], None],
         alive: Callable[[str], bool],
+        now_ms: Callable[[], int],
     ) -> None:
         self._driver = driver
+        self._now_ms = now_ms
         self.identity = identity
         self._random = random
         self._probe = probe
@@ -69,6 +73,7 @@ class Members:
         self._changing = asyncio.Lock()
         self._came = asyncio.Event()
         self.met: dict[str, PeerSeen] = {}
+        self._met_ms: dict[str, int] = {}
         self._were: set[str] = set()
         self._turned_away = b""
         self.addresses: tuple[str, ...] = ()
@@ -135,6 +140,7 @@ class Members:
         if node_id not in self.met and len(self.met) >= CANDIDATES_MAX:
             return False
         self.met[node_id] = seen
+        self._met_ms[node_id] = self._now_ms()
         self._came.set()
         return True
 
@@ -151,10 +157,18 @@ class Members:
             )
 
     def forget_gone(self) -> None:
-        """What those said who are no members any more is long out of date; if they live, they say hello again."""
+        """Who is no member any more, or was none and has gone silent: if it lives, it says hello again."""
         known = {member.node_id for member in self._known()}
-        for node_id in self._were - known:
+        gone = self._were - known
+        if known:  # boards that begin together keep their connections, and say hello once
+            now_ms = self._now_ms()
+            strangers = {seen.hello.node_id for seen in self.strangers()}
+            gone |= {
+                node_id for node_id in strangers if self._met_ms.get(node_id, now_ms) < now_ms - SILENT_MS
+            }
+        for node_id in gone:
             self.met.pop(node_id, None)
+            self._met_ms.pop(node_id, None)
         self._were = known
 
     def where(self) -> Mapping[str, tuple[str, ...]]:
@@ -305,9 +319,7 @@ class Members:
                     if address is not None:
                         self._probe([address])
                     self._came.clear()
-                    with suppress(
-                        TimeoutError
-                    ):  # an address that was asked a moment ago is asked again later
+                    with suppress(TimeoutError):  # an address asked a moment ago is asked again later
                         await asyncio.wait_for(self._came.wait(), ASK_AGAIN_S)
         except TimeoutError:
             met = ", ".join(seen.hello.node_id for seen in self.strangers()) or "none"
