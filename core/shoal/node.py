@@ -129,7 +129,7 @@ class Node:
         self._make_stores()
         for name, store in self._engine.stores.items():
             self.sequencer.stores[name] = StoreMemory(store.state, subscriptions=store.subscriptions())
-            self._stores.serve(name)
+            self._stores.serve(name, self._engine.path_of(name))
         self.driver.start()
         if self.driver.core.is_alone:
             await asyncio.wait({self.leadership.made, self.failed}, return_when=asyncio.FIRST_COMPLETED)

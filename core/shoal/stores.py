@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 
 from shoal import telemetry
@@ -21,6 +22,7 @@ from shoal.storage.workers import Worker, run_job
 from shoal.storage.writer import Writer
 from shoal.store.context import Leadership, StoreContext
 from shoal.store.local import LocalStore
+from shoal.store.memory import StoreMemory
 from shoal.store.sequencer import Sequencer
 
 
@@ -130,12 +132,15 @@ class Stores:
     # -- what entries say ------------------------------------------------------------------------
 
     def _on_catalog(self, command: CreateStore | DropStore) -> None:
-        if isinstance(command, DropStore):
-            store = self._open.pop(command.store, None)
-            if store is not None:
-                self._run(self._end(command.store, store))
-        elif command.store not in self._open:
-            self._run(self._begin(command.store))
+        name = command.store
+        if isinstance(command, CreateStore):
+            if name not in self._open:
+                self._run(self._begin(name, self._sequencer.stores[name]))
+        elif name in self._open:
+            # At once: the next entry may make one of this name, for which nothing may be read from this one's file.
+            context, readers = self._contexts.pop(name), self._readers.pop(name)
+            context.close(dropped=True)
+            self._run(self._end(self._open.pop(name), readers))
 
     def _run(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -149,27 +154,30 @@ class Stores:
         if error is not None:
             self._failed(error)
 
-    async def _begin(self, name: str) -> None:
+    async def _begin(self, name: str, made: StoreMemory) -> None:
         self._sequencer.hand_over()
         await run_job(self._writer, _nothing)  # behind the entry: the file is there now
-        if name in self._sequencer.stores and name in self._engine.created and name not in self._open:
-            self.serve(name)
+        if self._sequencer.stores.get(name) is not made:  # dropped meanwhile, and perhaps made anew
+            await self._remove_files()
+        elif name not in self._open:
+            self.serve(name, self._engine.file_of(name, made.since))
 
-    async def _end(self, name: str, store: LocalStore) -> None:
-        context, readers = self._contexts.pop(name), self._readers.pop(name)
-        context.close(dropped=True)
+    async def _end(self, store: LocalStore, readers: StoreReaders) -> None:
         await store.subscriptions.close()
         await run_job(self._reader_worker, _nothing)
         readers.close()
+        await self._remove_files()
+
+    async def _remove_files(self) -> None:
         self._sequencer.hand_over()
         self._writer.commit()
         await run_job(self._writer, self._engine.remove_strays)  # after a commit that worked
 
-    def serve(self, name: str) -> None:
-        """Open a store that the database has."""
+    def serve(self, name: str, path: Path) -> None:
+        """Open a store that the database has, in the file at `path`."""
         settings = self._config.store(name)
         readers = StoreReaders(
-            self._engine.path_of(name),
+            path,
             pool=self._reader_worker,
             pool_size=settings.reader_pool_size,
             writer=self._writer,

@@ -14,7 +14,16 @@ from node_kit import SEGMENT, commit, events, everything, opened, segments, sett
 
 import shoal
 from shoal.config import HttpConfig, StoreConfig
-from shoal.errors import ConfigError, DataDirLocked, InvalidRequest, NotFound, ShoalError, ShuttingDown
+from shoal.errors import (
+    ConfigError,
+    DataDirLocked,
+    InvalidRequest,
+    NotFound,
+    ShoalError,
+    ShuttingDown,
+    WrongExpectedVersion,
+)
+from shoal.model.commands import CreateStore, DropStore
 from shoal.node import Node
 from shoal.types import ANY_VERSION, NO_STREAM, CaughtUp, EventFilter, NewEvent, StreamWrite
 
@@ -355,6 +364,43 @@ async def test_creating_and_dropping_a_store_at_once_ends_in_one_or_the_other(tm
         )
         store = await node.create_store("a")
         assert await store.streams.append("s", NO_STREAM, events(1)) == 0
+
+
+async def turns():
+    """Whatever can go on goes on."""
+    for _ in range(6):
+        await asyncio.sleep(0)
+
+
+async def test_a_store_made_dropped_and_made_anew_before_its_file_was_there_reads_its_own_file(tmp_path):
+    """On a slow card, or a board that catches up, entries are decided long before the writer has taken them."""
+    async with opened(small(tmp_path)) as node:
+        writer, gates = node._writer_worker, (threading.Event(), threading.Event())
+        first_there = asyncio.get_running_loop().create_future()
+        try:
+            writer.submit(gates[0].wait)
+            await node.sequencer.submit(CreateStore("x"), 0)
+            await turns()
+            writer.submit(lambda: None, first_there.set_result)
+            writer.submit(gates[1].wait)
+            for command in (DropStore("x"), CreateStore("x")):
+                await node.sequencer.submit(command, 0)
+            gates[0].set()
+            await first_there
+            await turns()
+        finally:
+            for gate in gates:
+                gate.set()
+        store = await node.create_store("x")
+        for version in range(-1, 2):
+            await store.streams.append("s", version, events(1))
+        await commit(node)
+        node.sequencer.stores["x"]._heads.clear()  # as if others had needed the room
+        assert len(await store.streams.read("s")) == 3
+        assert await store.streams.get_version("s") == 2
+        with pytest.raises(WrongExpectedVersion):
+            await store.streams.append("s", NO_STREAM, events(1))
+        assert len(list((tmp_path / "db" / "g1").glob("x-*.db"))) == 1
 
 
 async def test_a_store_opened_twice_in_one_process_is_told_so(tmp_path):
