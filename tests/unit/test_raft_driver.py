@@ -284,6 +284,34 @@ async def test_reads_of_one_turn_share_a_question_and_fail_without_a_leader() ->
         await read
 
 
+async def test_a_read_that_is_given_up_leaves_the_others_of_its_turn_alone() -> None:
+    board = Board()
+    await board.hold(await board.lead())
+    given_up, read = (asyncio.ensure_future(board.driver.read_index(confirmed=True)) for _ in range(2))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    given_up.cancel()
+    await board.hear("B", Appended(4, 2, 1, 1_000, incarnation=incarnation("B")))
+    assert await read == 2
+    assert given_up.cancelled()
+
+
+async def test_no_read_waits_for_a_driver_that_has_stopped() -> None:
+    """Neither those asked before, nor those of the same turn, nor later ones."""
+    board = Board()
+    await board.hold(await board.lead())
+    reads = [asyncio.ensure_future(board.driver.read_index(confirmed=True))]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    reads.append(asyncio.ensure_future(board.driver.read_index(confirmed=True)))
+    await asyncio.sleep(0)
+    board.driver.stop()
+    reads.append(asyncio.ensure_future(board.driver.read_index(confirmed=False)))
+    async with asyncio.timeout(5):
+        outcomes = await asyncio.gather(*reads, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [NoLeader] * 3
+
+
 async def test_a_leader_without_room_hands_over_and_then_says_so() -> None:
     """Another may have room; where none has, whoever appends is told, and leadership does not go round."""
     board = Board()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raft_kit import Cluster, configuration, incarnation, led_by_a
 
-from shoal.raft.messages import Append, Appended, AskRead, ReadAt, ReadState
+from shoal.raft.messages import Append, Appended, AskRead, AskVote, Behind, ReadAt, ReadState
 
 
 def test_a_read_is_served_when_a_quorum_confirms_the_leader() -> None:
@@ -67,8 +67,36 @@ def test_a_follower_asks_the_leader() -> None:
     cluster.deliver()
     cluster.read("B", 7)
     assert len(cluster.waiting(AskRead, "B", "A")) == 1
+    assert cluster["B"].log.commit < index
     cluster.deliver()
     assert cluster.boards["B"].reads == [ReadState(7, index)]
+    assert cluster["B"].log.commit == index, "it need not wait to be told"
+
+
+def test_an_answer_commits_no_further_than_what_was_compared() -> None:
+    """Paper, figure 2, AppendEntries 5: beyond it the own log may be another leader's."""
+    cluster = led_by_a()
+    cluster.read("B", 1)
+    [asked] = cluster.waiting(AskRead)
+    cluster.take()
+    index = cluster.propose("A")
+    cluster.take()
+    cluster.tell("B", "A", ReadAt(2, asked.read_id, index))
+    assert cluster.boards["B"].reads == [ReadState(1, index)]
+    assert cluster["B"].log.commit == index - 1
+
+
+def test_an_answer_commits_nothing_that_was_compared_with_an_old_leader() -> None:
+    """Paper 5.3: B holds entries of A; C, which leads since, may lack them."""
+    cluster = Cluster(logs={"A": [2], "B": [2, 2, 2], "C": [2]}, terms=dict.fromkeys("ABC", 2))
+    cluster.tell("B", "A", Append(2, 4, 2, [], 1, 0, 1_000))
+    cluster.tell("B", "C", AskVote(3, 9, 9, incarnation("B"), transfer=True))
+    cluster.tell("B", "C", Behind(3, 3, 0, 1_000, 2))
+    cluster.read("B", 1)
+    [asked] = cluster.waiting(AskRead)
+    cluster.tell("B", "C", ReadAt(3, asked.read_id, 4))
+    assert cluster.boards["B"].reads == [ReadState(1, 4)]
+    assert cluster["B"].log.commit < 3
 
 
 def test_the_round_that_a_follower_caused_brings_it_the_commit_index() -> None:

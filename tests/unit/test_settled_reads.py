@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shoal.errors import InvalidRequest, NoLeader, StreamNotFound, Timeout
+from shoal.errors import InvalidRequest, NoLeader, ShuttingDown, StreamNotFound, Timeout
 from shoal.store.context import StoreContext
 
 
@@ -27,6 +27,7 @@ class Follower:
         self.waited: list[int] = []
         self.finds: list[Any] = []
         self.listeners: dict[str, Any] = {}
+        self.stores: dict[str, Any] = {}
         unused: Any = None
         nothing: Any = SimpleNamespace()
         me: Any = self
@@ -189,15 +190,27 @@ async def test_what_is_in_memory_is_read_once_all_that_it_must_see_is_there() ->
 
 async def test_without_a_leader_what_was_read_counts_for_nothing(caplog: pytest.LogCaptureFixture) -> None:
     follower = Follower(5)
-    follower.context.close()
     with caplog.at_level(logging.ERROR, "asyncio"):
         read = follower.read("early")
         await turns()
+        follower.context.close()
         follower.asked[-1].set_exception(NoLeader("nobody leads"))
         with pytest.raises(NoLeader):
             await read
         gc.collect()
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("consistency", ["local", "leader", "linearizable"])
+async def test_of_a_closed_store_nobody_is_asked(consistency: Any) -> None:
+    follower = Follower(5)
+    follower.stores = {"main": None}
+    follower.context.close()
+    with pytest.raises(ShuttingDown):
+        await follower.read("never", consistency=consistency)
+    with pytest.raises(ShuttingDown):
+        await follower.context.settle_reads(consistency)
+    assert follower.did == []
 
 
 async def test_who_has_had_no_leader_for_long_is_told_so_at_once() -> None:
@@ -221,11 +234,11 @@ async def test_a_read_that_is_given_up_leaves_no_question_behind() -> None:
 
 async def test_of_a_read_that_is_given_up_no_error_is_left(caplog: pytest.LogCaptureFixture) -> None:
     follower = Follower(5)
-    follower.context.close()
     slow: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     with caplog.at_level(logging.ERROR, "asyncio"):
         read = asyncio.ensure_future(follower.context.read_settled("linearizable", lambda: slow))
         await turns()
+        follower.context.close()
         follower.asked[-1].set_exception(NoLeader("nobody leads"))
         await turns()
         read.cancel()

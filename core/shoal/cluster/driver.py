@@ -199,8 +199,12 @@ class RaftDriver:
         return index
 
     def _ask_read(self, confirmed: bool) -> None:  # noqa: FBT001 - a callback
+        futures = self._gathering.pop(confirmed)
+        if self._stopped:
+            self._answer_reads(futures, -1)
+            return
         self._next_read += 1
-        self._reads[self._next_read] = self._gathering.pop(confirmed)
+        self._reads[self._next_read] = futures
         self.core.read_index(self._next_read, self._clock.monotonic_ms(), confirmed=confirmed)
         self._pump()
 

@@ -52,6 +52,12 @@ class Following:
         if not self._owed or not append.entries:
             self._acknowledge()
 
+    def hear_commit(self, index: int) -> None:
+        """The leader of this term answered that `index` is committed."""
+        if self._verified_term == self._state.term:
+            log = self._state.log
+            log.commit = max(log.commit, min(index, self._verified))
+
     def _hear(self, sender: str, timeout_ms: int) -> None:
         state = self._state
         if state.leader not in (None, sender):  # the own one, on a leader

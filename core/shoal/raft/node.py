@@ -201,7 +201,8 @@ class RaftNode:
         elif isinstance(message, AskRead):
             self._reads.on_ask_read(sender, message, self._leading)
         elif isinstance(message, ReadAt):
-            self._reads.on_read_at(sender, message)
+            if self._reads.on_read_at(sender, message):
+                self._following.hear_commit(message.index)
         else:
             self._on_timeout_now(message)
 

@@ -80,11 +80,13 @@ class Reads:
         else:
             self._state.send(member, ReadAt(self._state.term, read_id, index))
 
-    def on_read_at(self, sender: str, answer: ReadAt) -> None:
-        """The leader answers."""
+    def on_read_at(self, sender: str, answer: ReadAt) -> bool:
+        """The leader answers. Whether it was the one that was asked."""
         if answer.read_id in self._asked and self._asked[answer.read_id][0] == sender:
             _, read_id, _ = self._asked.pop(answer.read_id)
             self.states.append(ReadState(read_id, answer.index))
+            return True
+        return False
 
     def expire(self) -> None:
         """Fail what has been asked for longer than an election timeout: question or answer is lost."""

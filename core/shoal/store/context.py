@@ -165,7 +165,8 @@ class StoreContext:
         return found
 
     def _is_settled(self, consistency: Consistency | None) -> bool:
-        """Whether a read may begin at once. Raises InvalidRequest."""
+        """Whether a read may begin at once. Raises InvalidRequest, and as `over` where nothing can be read any more."""
+        self._require_open()
         if consistency is not None and consistency not in _CONSISTENCIES:
             raise InvalidRequest(
                 f"consistency is {', '.join(_CONSISTENCIES[:-1])} or {_CONSISTENCIES[-1]}",

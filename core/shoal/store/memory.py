@@ -106,11 +106,11 @@ class StoreMemory:
         self._heads.setdefault(stream_id, head)
 
     def learn_from_read(self, stream_id: str, head: Head | None, times_trimmed: int) -> None:
-        """Keep a head that a read fetched, given `times_trimmed` of before it began, if there is room.
+        """Keep a head that a read fetched, given `times_trimmed` of before it began, if half of the room is free.
 
         What changed meanwhile is known, and stays; had it been forgotten again, what the read found may be older.
         """
-        if times_trimmed == self.times_trimmed and len(self._heads) < HEADS_CACHED:
+        if times_trimmed == self.times_trimmed and len(self._heads) < HEADS_CACHED // 2:
             self._heads.setdefault(stream_id, head)
 
     def trim(self) -> None:
