@@ -24,7 +24,8 @@ from shoal.cluster.enroller import Enroller, can_enrol
 from shoal.cluster.frames import FrameError
 from shoal.cluster.identity import Identity, load_identity
 from shoal.cluster.key_watch import KeyWatch
-from shoal.cluster.members import Members, holds_key, where
+from shoal.cluster.member_keys import holds_key
+from shoal.cluster.members import Members, where
 from shoal.cluster.transport import Transport
 from shoal.cluster.views import cluster_view
 from shoal.cluster.watch import Watch
@@ -105,6 +106,7 @@ class ClusterNode:
             beginning=lambda: self._beginning.status,
             has_store=lambda: bool(node.stores) or node.driver.core.is_witness,
         )
+        self.members.goes_on_without = lambda: self.watch.removed
         self._beginning = Beginning(node, self.transport, self._begin_group)
 
     def _make_enroller(self) -> Enroller:

@@ -17,6 +17,7 @@ from msgspec import structs
 from shoal import leadership
 from shoal.cluster import members as cluster_members
 from shoal.cluster.identity import issue, load_identity
+from shoal.cluster.member_keys import is_retired
 from shoal.cluster.watch import Watch
 from shoal.errors import ConfigError, StorageError
 from shoal.server import Shoald
@@ -345,10 +346,29 @@ async def test_boards_that_come_back_with_new_keys_find_together(cluster: Reef) 
         await until(lambda node_id=node_id, before=before: retired(leader, node_id, before.key_hash))  # type: ignore[misc] # bound now
 
 
+async def test_a_key_that_was_renewed_stays_out_when_the_board_is_wiped_and_added_again(
+    cluster: Reef,
+) -> None:
+    leader = await cluster.grow()
+    await cluster.stop("n3")
+    tls_dir = cluster.directory / "tls" / "n3"
+    old = await asyncio.to_thread(load_identity, tls_dir)
+    await asyncio.to_thread(partial(issue, cluster.authority, "n3", tls_dir, renew=True))
+    await cluster.start("n3")
+    await until(lambda: retired(leader, "n3", old.key_hash))
+    await cluster.stop("n3")
+    await cluster.wipe("n3")
+    await cluster.start("n3")
+    await until(leader.node.members.strangers)
+    await leader.change("join", node_id="n3")
+    await until(lambda: voters(leader) == 3)
+    assert retired(leader, "n3", old.key_hash)
+
+
 def retired(leader: Member, node_id: str, key_hash: bytes) -> bool:
     """Whether the leader takes this key of a member no more."""
     member = leader.node.members.find(node_id)
-    return member is not None and cluster_members.is_retired(member, key_hash)
+    return member is not None and is_retired(member, key_hash)
 
 
 async def test_a_defect_in_what_a_node_does_each_second_ends_the_node(

@@ -74,6 +74,21 @@ async def test_recovering_is_refused_where_it_would_harm(
     assert voters(leader) == 2
 
 
+async def test_a_board_that_the_others_removed_is_not_recovered_beside_them(cluster: Reef) -> None:
+    """It was away then, and its own log still says that it is a member."""
+    leader = await cluster.grow()
+    await cluster.stop("n3")
+    await leader.change("leave", node_id="n3")
+    out = await cluster.start("n3")
+    await until(lambda: out.node.watch.removed)
+    assert out.node.members.find("n3") is not None
+    await until(lambda: out.node.members.margin < 0)
+    refused = await out.board.call("POST", "/v1/cluster/recover", {"node_id": "n3", "cluster_id": "reef"})
+    assert (refused.status, refused.code) == (400, "invalid-request")
+    assert "goes on without this board" in refused.json["detail"]
+    assert voters(leader) == 2
+
+
 async def test_telemetry_and_metrics_follow_the_quorum(cluster: Reef) -> None:
     heard: list[tuple[str, ...]] = []
     names = [

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from node_kit import events, opened, small
 
-from shoal.errors import AlreadyExists, DiskFull, LeaseExpired, NotFound, ShuttingDown
+from shoal.errors import AlreadyExists, DiskFull, LeaseExpired, NoLeader, NotFound, ShuttingDown
+from shoal.leadership import Leadership
 from shoal.model.commands import Settle
 from shoal.node import Means
 from shoal.store import pump as pump_module
@@ -392,3 +393,28 @@ async def test_a_push_that_is_closed_has_lost_its_consumer_at_once(node, subscri
     async with aclosing(subscriptions.push("sub", "me")) as pushed:
         await anext(pushed)
     assert subscriptions._pumps["sub"].delivery.consumers.names == []
+
+
+async def test_one_that_led_in_another_term_when_it_was_asked_delivers_nothing(
+    node, subscriptions, monkeypatch
+):
+    """Whoever led meanwhile has delivered under the same leases."""
+    await node.store("main").streams.append("s", -2, events(1))
+    await subscriptions.create("all", None, "sub", ordered=True)
+    context, terms = subscriptions._context, [7]
+    read_applied = context.read_applied
+
+    async def read_slowly(*arguments):
+        found = await read_applied(*arguments)
+        terms[0] = 8
+        return found
+
+    monkeypatch.setattr(Leadership, "term", property(lambda _: terms[0]))
+    monkeypatch.setattr(context, "read_applied", read_slowly)
+    with pytest.raises(NoLeader):
+        await subscriptions.pull("sub")
+    assert not subscriptions._pumps
+    monkeypatch.setattr(context, "read_applied", read_applied)
+    assert len(await subscriptions.pull("sub")) == 1
+    subscriptions.lead(leading=True)
+    assert not subscriptions._pumps, "what was leased when this node led before counts no more"

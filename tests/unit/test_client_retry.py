@@ -64,6 +64,11 @@ def test_a_conflict_decides_the_outcome_because_ids_are_looked_up_first() -> Non
     assert settle(CONFLICT, Effect.KEYED, unknown_before=True).outcome == "not-applied"
 
 
+def test_a_condition_does_not_decide_the_outcome_because_what_it_matches_may_be_deleted() -> None:
+    assert settle(ConditionFailed(3), Effect.KEYED, unknown_before=True).outcome == "unknown"
+    assert settle(ConditionFailed(3), Effect.KEYED, unknown_before=False).outcome == "not-applied"
+
+
 def test_a_read_has_nothing_to_apply() -> None:
     assert settle(Timeout(outcome="unknown"), Effect.NONE, unknown_before=True).outcome == "not-applied"
 

@@ -344,6 +344,10 @@ def test_what_is_remembered_is_bounded_and_what_is_forgotten_is_not_taken_again(
     assert fresh(6) == [6]
     assert fresh(1, life=7) == [1]  # a process that began anew, with numbers of its own
     assert fresh(1, life=7) == []
+    monkeypatch.setattr(forwarding, "LIVES_MAX", 3)
+    for life in range(100, 110):  # of one that is started again and again
+        assert fresh(1, life=life) == [1]
+        assert fresh(1, life=7) == []
 
 
 class _Items:

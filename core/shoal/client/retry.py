@@ -8,7 +8,6 @@ from enum import Enum
 import msgspec
 
 from shoal.errors import (
-    ConditionFailed,
     EventIdReused,
     NoLeader,
     NoQuorum,
@@ -88,8 +87,9 @@ def settle(error: ShoalError, effect: Effect, *, unknown_before: bool) -> ShoalE
 def _decided(error: ShoalError) -> bool:
     """Whether the store looked up the event ids, and what it found can never come to allow an earlier try.
 
-    A stream's versions only grow, but -1, -4 and a version not reached yet may be met another time.
+    A stream's versions only grow, but -1, -4 and a version not reached yet may be met another time, and so may a
+    condition, once what matched it is deleted.
     """
     if isinstance(error, WrongExpectedVersion):
         return 0 <= error.expected < error.actual
-    return isinstance(error, (ConditionFailed, EventIdReused, StreamTombstoned))
+    return isinstance(error, (EventIdReused, StreamTombstoned))

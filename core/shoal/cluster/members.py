@@ -18,6 +18,7 @@ import shoal
 from shoal.address import split_address
 from shoal.cluster.driver import RaftDriver
 from shoal.cluster.identity import Identity
+from shoal.cluster.member_keys import holds_key, is_retired, retired_with
 from shoal.cluster.words import FEATURE_LEVEL, OLD_KEY, STRANGER, PeerSeen, Refusal
 from shoal.errors import AlreadyExists, InvalidRequest, NoLeader, NotFound, Timeout, Unavailable
 from shoal.raft import membership
@@ -30,9 +31,6 @@ from shoal.store.ports import Superseded
 CAUGHT_UP_ENTRIES: Final = 64
 """A learner that lacks no more than this becomes a voter."""
 ASK_AGAIN_S: Final = 0.5
-KEY_PREFIX_BYTES: Final = 8
-RETIRED_MAX: Final = 16
-"""So many replaced keys of one member are remembered."""
 CANDIDATES_MAX: Final = 64
 CHANGE_S: Final = 10.0
 """How long a change may take until nobody knows whether it will be."""
@@ -78,6 +76,8 @@ class Members:
         self._turned_away = b""
         self.addresses: tuple[str, ...] = ()
         self.url = ""
+        self.goes_on_without: Callable[[], bool] = lambda: False
+        """Whether the others say that this node is no member any more."""
 
     # -- who is who ------------------------------------------------------------------------------
 
@@ -251,9 +251,7 @@ class Members:
             if seen is None or seen.hello.incarnation != member.incarnation:
                 return member
             key_hash, addresses, url = seen.key_hash, seen.hello.addresses, seen.hello.url
-        retired = member.retired_keys
-        if member.key_hash not in {b"", key_hash}:
-            retired = (retired + member.key_hash[:KEY_PREFIX_BYTES])[-RETIRED_MAX * KEY_PREFIX_BYTES :]
+        retired = retired_with(member, key_hash)
         return msgspec.structs.replace(
             member, key_hash=key_hash, addresses=addresses, url=url, retired_keys=retired
         )
@@ -307,6 +305,7 @@ class Members:
             url=hello.url,
             witness=role == "witness",
             stays_learner=role == "learner",
+            retired_keys=b"" if member is None else retired_with(member, seen.key_hash),
         )
         await self._change(lambda before: membership.with_learner(before, learner))
         return hello.node_id
@@ -438,6 +437,12 @@ class Members:
                 "a quorum is alive: nothing has to be recovered. Remove boards that are gone: `shoal cluster remove`",
                 pointer="node_id",
             )
+        if self.goes_on_without():
+            raise InvalidRequest(
+                "the cluster goes on without this board, others say, and there would be two. "
+                "If they are destroyed since, start this board anew, and recover it then",
+                pointer="node_id",
+            )
         _log.warning(
             "recover: %s goes on as the only voter from entry %d of term %d; %s must never run again with their data",
             own,
@@ -463,19 +468,6 @@ class Members:
 def where(seen: PeerSeen) -> tuple[str, ...]:
     """Where it says it is; a connection that it dialled came from a port where nobody listens."""
     return seen.hello.addresses or (seen.address,)
-
-
-def holds_key(member: Member, key_hash: bytes) -> bool:
-    """Whether a member may use this key: that in the configuration, or the first one."""
-    return member.key_hash in {b"", key_hash}
-
-
-def is_retired(member: Member, key_hash: bytes) -> bool:
-    """Whether the member had this key and has another now."""
-    old, size = member.retired_keys, KEY_PREFIX_BYTES
-    return not holds_key(member, key_hash) and key_hash[:size] in {
-        old[at : at + size] for at in range(0, len(old), size)
-    }
 
 
 def _check_place(node_id: str | None, address: str | None) -> None:

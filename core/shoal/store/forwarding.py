@@ -217,6 +217,7 @@ class Taken:
             self._term = forward.term
             self._lives.clear()
         life = self._lives.setdefault((sender, forward.life), _Life())
+        self._lives.move_to_end((sender, forward.life))  # one that is in use is not the first to be forgotten
         while len(self._lives) > LIVES_MAX:
             self._lives.popitem(last=False)
         found = [item for item in items if life.is_fresh(item.number)]

@@ -225,17 +225,15 @@ class LocalSubscriptions(DefinedSubscriptions):
 
     def lead(self, *, leading: bool) -> None:
         """This node leads from now on, or no longer. Leases are the leader's memory: they end with it."""
+        for pump in self._pumps.values():
+            pump.end(_elsewhere(self._context))
+        self._pumps.clear()
         if leading:
             self._resumed = set(self._context.memory.subscriptions)
-        else:
-            for pump in self._pumps.values():
-                pump.end(_elsewhere(self._context))
-            self._pumps.clear()
 
     async def _pump(self, name: str) -> Pump:
         """The subscription's pump, begun if need be. Raises NoLeader on a node that does not lead."""
-        if not self._context.leadership.serves:
-            raise _elsewhere(self._context)
+        term = self._led_term()
         state = await self._state_here(name)
         pump = self._pumps.get(name)
         if pump is not None:
@@ -251,6 +249,8 @@ class LocalSubscriptions(DefinedSubscriptions):
             state = self._state(name)
         if self._closed:
             raise self._context.over()
+        if self._led_term() != term:  # another may have delivered meanwhile, under the same leases
+            raise _elsewhere(self._context)
         if name not in self._pumps:
             selector = compile_selector(state.definition)
             resumed = name in self._resumed
@@ -259,6 +259,13 @@ class LocalSubscriptions(DefinedSubscriptions):
                 self._context, self._exchange, state, selector, resumed=resumed, blocked=blocked
             )
         return self._pumps[name]
+
+    def _led_term(self) -> int:
+        """The term in which this node leads. Raises NoLeader."""
+        leadership = self._context.leadership
+        if not leadership.serves:
+            raise _elsewhere(self._context)
+        return leadership.term
 
     def _drop_idle(self) -> None:
         """Nobody consumes these: what they know is stored."""
