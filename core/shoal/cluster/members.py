@@ -486,6 +486,6 @@ def _check_place(node_id: str | None, address: str | None) -> None:
 def _has_data(node_id: str) -> str:
     return (
         f"board {node_id!r} holds data, perhaps from when it was a member, and only an empty board is added. Stop it, "
-        "move its data directory aside, start it, and add it. To keep events that only it has, stop it, and run there: "
-        f"shoal cluster add {node_id} --adopt DATA_DIR"
+        "move its data directory aside, start it with --bootstrap-expect 0, and add it. To keep events that only it "
+        f"has, stop it, and run there: shoal cluster add {node_id} --adopt DATA_DIR"
     )
