@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
-from http_board import Board, configured
+from http_board import Board, configured, running_board
 
 from shoal.errors import NoLeader
 from shoal.http.connections import Connections
@@ -196,3 +196,10 @@ async def test_a_store_that_is_not_here_may_be_at_the_leader(tmp_path: Path, met
         assert reply.status < 300 or "store" not in reply.json
         assert (await noted.board.call("GET", "/v1/stores/other/streams?consistency=local")).status == 404
         assert looked == ["new"]
+
+
+async def test_a_word_that_is_no_consistency_is_answered_with_those_that_are(tmp_path: Path) -> None:
+    async with running_board(tmp_path) as board:
+        refused = await board.call("GET", "/v1/streams/s?consistency=exact")
+        assert (refused.code, refused.json["pointer"]) == ("invalid-request", "consistency")
+        assert "it is one of leader, linearizable, local" in refused.json["detail"]

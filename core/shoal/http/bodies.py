@@ -11,7 +11,6 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import msgspec
 from aiohttp import web
-from msgspec import inspect
 
 from shoal.errors import BodyTooLarge, InvalidRequest, TooBusy, UnsupportedMediaType
 from shoal.http import params
@@ -119,7 +118,7 @@ def decode_checked(raw: bytes, shape: type[T]) -> T:
     try:
         return msgspec.json.decode(raw, type=shape)
     except msgspec.ValidationError as error:
-        raise _refusal(error, shape) from error
+        raise params.refusal(error, shape) from error
 
 
 def convert(value: Any, shape: type[T]) -> T:
@@ -127,20 +126,4 @@ def convert(value: Any, shape: type[T]) -> T:
     try:
         return msgspec.convert(value, shape)
     except msgspec.ValidationError as error:
-        raise _refusal(error, shape) from error
-
-
-def _refusal(error: msgspec.ValidationError, shape: Any) -> InvalidRequest:
-    """What is wrong and where, and for a word that is none of those allowed: which are."""
-    refused = params.invalid(error)
-    info = inspect.type_info(shape)
-    if "enum value" not in refused.detail or not isinstance(info, inspect.StructType):
-        return refused
-    kinds = [field.type for field in info.fields if f"/{field.encode_name}" == refused.pointer]
-    kinds += [each for kind in kinds if isinstance(kind, inspect.UnionType) for each in kind.types]
-    words = [str(word) for kind in kinds if isinstance(kind, inspect.LiteralType) for word in kind.values]
-    return (
-        InvalidRequest(f"{refused.detail}; it is one of {', '.join(words)}", pointer=refused.pointer)
-        if words
-        else refused
-    )
+        raise params.refusal(error, shape) from error

@@ -100,7 +100,7 @@ def parse(struct: type[Q], query: str, maxima: Mapping[str, int]) -> Q:
     try:
         return msgspec.convert(values, struct)
     except msgspec.ValidationError as error:
-        raise invalid(error, "the parameter ") from error
+        raise refusal(error, struct, "the parameter ") from error
 
 
 def unquote(raw: str, name: str) -> str:
@@ -151,6 +151,28 @@ def invalid(error: msgspec.ValidationError, subject: str = "") -> InvalidRequest
     pointer = escaped[0] if subject and escaped else "".join(f"/{step}" for step in escaped)
     place = f"{subject}{pointer or 'the body'}: " if pointer or not subject else ""
     return InvalidRequest(f"{place}{text[0].lower()}{text[1:]}", pointer=pointer)
+
+
+def refusal(error: msgspec.ValidationError, shape: Any, subject: str = "") -> InvalidRequest:
+    """As `invalid`, of a value that should be a `shape`: for a word that is none of those allowed, which are."""
+    refused = invalid(error, subject)
+    info = inspect.type_info(shape)
+    if "enum value" not in refused.detail or not isinstance(info, inspect.StructType):
+        return refused
+    place = (refused.pointer or "").removeprefix("/")
+    words = [word for field in info.fields if field.encode_name == place for word in _words(field.type)]
+    if not words:
+        return refused
+    return InvalidRequest(f"{refused.detail}; it is one of {', '.join(words)}", pointer=refused.pointer)
+
+
+def _words(kind: inspect.Type) -> list[str]:
+    """The words that a value of this type may be."""
+    if isinstance(kind, inspect.Metadata):
+        return _words(kind.type)
+    if isinstance(kind, inspect.UnionType):
+        return [word for each in kind.types for word in _words(each)]
+    return [str(word) for word in kind.values] if isinstance(kind, inspect.LiteralType) else []
 
 
 Reader = Callable[[str, str], Any]
