@@ -406,3 +406,23 @@ async def test_the_feature_level_rises_once_every_member_understands_more(
     await cluster.stop("n2")
     with pytest.raises(StorageError, match="install the release"):
         await cluster.start("n2")
+
+
+async def test_a_key_that_nobody_has_said_hello_with_is_not_served(cluster: Reef, tmp_path: Path) -> None:
+    """The authority certified it; that it is the board's own is known when the board has come with it."""
+    leader = await cluster.grow(2)
+    await asyncio.to_thread(partial(issue, cluster.authority, "n2", tmp_path / "other"))
+    other = await asyncio.to_thread(load_identity, tmp_path / "other")
+    own = await asyncio.to_thread(load_identity, cluster.directory / "tls" / "n2")
+    host, port = cluster.peer_address("n1").split(":")
+    answers = []
+    for identity in (own, other):
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=identity.http, server_hostname="")
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: n1\r\nConnection: close\r\n\r\n")
+        try:
+            answers.append(await reader.read(5))
+        except ConnectionError:
+            answers.append(b"")
+        writer.close()
+    assert answers == [b"HTTP/", b""]
+    assert voters(leader) == 2

@@ -243,8 +243,8 @@ class Transport:
     def link_handler(self, link: Link, protocol: str) -> Factory | None:
         if protocol == HTTP:
             known = self._known.get(_node_id(link))
-            if known is None or link.subject is None:
-                return None
+            if known is None or link.subject is None or known.key_hash != link.subject.key_hash:
+                return None  # a key counts once its owner has said hello with it
             peer = PeerSeen(known.hello, link.subject.key_hash, link.address)
             if self._refusal(peer) is not None:
                 return None
