@@ -108,7 +108,7 @@ class CatchUp:
         except (TransferRefused, DiskFull, TimeoutError, ConnectionError) as error:
             _log.warning("the copy from %s did not come whole, it goes on by itself: %s", source, error)
             await asyncio.sleep(AGAIN_S)
-        except (ShoalError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - a node that lags and copies no more must not go on in silence
             self._node.fail(error)
         else:
             _log.warning("the copy from %s is here: this node begins again with it", source)
@@ -123,7 +123,8 @@ class CatchUp:
             importer = self._importer = await run_job(self._thread(), self._node.make_importer)
         self._transfer = transfer = self._node.random.getrandbits(48)
         self._chunks = asyncio.Queue()
-        if not self._send(source, AskCopy(transfer, importer.cursor)):
+        cursor = await run_job(self._thread(), lambda: importer.cursor)
+        if not self._send(source, AskCopy(transfer, cursor)):
             raise ConnectionError("it cannot be reached")
         number = 0
         while not importer.complete:

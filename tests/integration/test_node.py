@@ -416,3 +416,31 @@ async def test_a_store_opened_twice_in_one_process_is_told_so(tmp_path):
 async def test_a_data_directory_without_a_name_is_refused(nothing):
     with pytest.raises(ConfigError, match="data_dir"):
         shoal.open("main", data_dir=nothing)
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+async def test_of_a_stream_deleted_while_all_are_read_nothing_is_shown(tmp_path, direction):
+    """A part of it is in SQLite, which is asked after the delete, and a part in memory, which was taken before."""
+    async with opened(small(tmp_path)) as node:
+        store = node.store("main")
+        for stream, count in (("kept", 1), ("s", 5)):
+            await store.streams.append(stream, NO_STREAM, events(count))
+        await commit(node)
+        await store.streams.append("s", 4, events(2))
+        await store.streams.append("kept", 0, events(1))
+        context = store._context
+        reader = context.reader
+
+        class Slow:
+            """Whoever reads waits for it until the stream is deleted."""
+
+            async def run(self, query, *arguments):
+                await store.streams.delete("s")
+                await commit(node)
+                return await reader.run(query, *arguments)
+
+        context.reader = Slow()
+        page = await store.streams.read_events(EventFilter(), None, 20, direction)
+        context.reader = reader
+        assert sorted(event.position for event in page.events) == [1, 9]
+        assert page.next == (page.head if direction == "forward" else 1)

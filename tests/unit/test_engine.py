@@ -102,7 +102,8 @@ def test_a_log_replays_to_its_end(tmp_path):
     report = made.commit()
     assert (report.index, report.positions, report.durable_index) == (7, {"a": 4, "b": 1}, 0)
     assert made.make_durable().durable_index == 7
-    assert made.remove_strays() == [tmp_path / "db" / "b-1.db"]
+    assert [path.name for path in (tmp_path / "db").glob("b-*.db")] == ["b-6.db"]
+    assert made.remove_strays() == []
     made.close()
     again = engine(tmp_path / "db")
     assert (again.oldest_applied, again.newest_applied) == (7, 7)
@@ -225,3 +226,41 @@ def test_a_wal_that_grew_is_moved_into_the_file_and_cut(tmp_path):
 )
 def test_what_counts_as_a_full_disk(error, full):
     assert is_disk_full(error) is full
+
+
+def test_a_dropped_store_keeps_its_file_until_the_drop_is_durable(tmp_path):
+    """A power cut before would bring the store back, and the journal may no longer hold what was in it."""
+    made = engine(tmp_path / "db")
+    made.replay(LOG[:3])
+    assert made.make_durable().durable_index == 3
+    pin = apsw.Connection(str(tmp_path / "db" / "catalog.db"), flags=apsw.SQLITE_OPEN_READONLY)
+    pin.execute("BEGIN")
+    list(pin.execute("SELECT * FROM store"))
+    made.replay(LOG[3:5])
+    assert made.make_durable().durable_index == 3, "so far the journal may be shortened"
+    assert (tmp_path / "db" / "b-1.db").exists()
+    pin.execute("ROLLBACK")
+    pin.close()
+    assert made.make_durable().durable_index == 5
+    assert made.catalog.durable_index == 5
+    assert not list((tmp_path / "db").glob("b-1.db*"))
+    made.close()
+
+
+def test_a_drop_that_is_rolled_back_removes_nothing(tmp_path):
+    made = engine(tmp_path / "db")
+    made.replay(LOG[:3])
+    made.commit()
+    made.replay(LOG[3:4])
+    made.rollback()
+    made.commit()
+    assert told(made) == {"a": [("s", 2)], "b": [("s", 0)]}
+    assert (tmp_path / "db" / "b-1.db").exists()
+    made.close()
+
+
+def test_entries_are_not_passed_over(tmp_path):
+    made = engine(tmp_path / "db")
+    with pytest.raises(StorageError, match="lacks entry 3"):
+        made.replay([*LOG[:2], *LOG[3:]])
+    made.close()

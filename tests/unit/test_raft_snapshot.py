@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import apsw
 import pytest
 from msgspec import structs
 from node_kit import FailingFiles, commit, events, opened, settle, small
@@ -24,9 +25,11 @@ from shoal.errors import DiskFull, StorageError, TooBusy, TransferRefused
 from shoal.model.commands import CreateStore, DeleteStream, DropStore
 from shoal.raft.log import Configuration, HardState
 from shoal.storage import importer as importer_module
+from shoal.storage.building import Building
 from shoal.storage.engine import CATALOG
 from shoal.storage.exporter import Exporter
 from shoal.storage.files import RealFiles
+from shoal.storage.incoming import IncomingStore
 from shoal.storage.recovery import mark_diverged
 from shoal.storage.segment import Identity
 from shoal.storage.transfer import decode_cursor
@@ -322,6 +325,29 @@ def test_too_little_room_is_told_at_the_beginning(source, make_target):
     manifest = Exporter(source.engine).begin(None)
     assert manifest.catalog_bytes + sum(store.size_bytes for store in manifest.stores) > 200_000
     files.free = None
+    feed(importer, chunks(source, importer.cursor))
+    assert importer.complete
+
+
+def test_a_disk_that_is_full_in_the_middle_is_told_though_sqlite_has_undone_all_by_itself(
+    source, make_target, monkeypatch
+):
+    """Then undoing it once more is the error, and the full disk what came before it."""
+    importer = make_target().importer()
+
+    def full(*_):
+        try:
+            raise apsw.FullError("database or disk is full")
+        except apsw.FullError:
+            raise apsw.SQLError("You have done transaction control")  # noqa: B904 - as apsw does
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IncomingStore, "append", full)
+        with pytest.raises(DiskFull, match="free some space"):
+            feed(importer, chunks(source))
+        patch.setattr(Building, "cursor", full)
+        with pytest.raises(DiskFull, match="free some space"):
+            assert importer.cursor
     feed(importer, chunks(source, importer.cursor))
     assert importer.complete
 

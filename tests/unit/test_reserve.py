@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 
 import pytest
 from node_kit import FailingFiles
@@ -47,3 +48,25 @@ def test_a_disk_that_fills_up_meanwhile_leaves_no_half(tmp_path):
 def test_other_errors_are_told(tmp_path):
     with pytest.raises(OSError, match="Input/output"):
         Reserve(FailingFiles(at=1, only="allocate", code=errno.EIO), tmp_path, SIZE).hold()
+
+
+def test_two_threads_that_need_it_at_once_both_have_it(tmp_path):
+    """The writer and the journal meet the full disk at the same moment."""
+    reserve, together, failures = Reserve(FailingFiles(), tmp_path, SIZE), threading.Barrier(2), []
+
+    def release():
+        for _ in range(200):
+            together.wait()
+            try:
+                reserve.release()
+            except OSError as error:
+                failures.append(error)
+            together.wait()
+            reserve.hold()
+
+    threads = [threading.Thread(target=release) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []

@@ -20,10 +20,15 @@ from shoal.model.commands import (
     CreateStore,
     DeleteStream,
     DropStore,
+    Proposal,
+    ProposedEvent,
     SaveSnapshot,
     Write,
+    encode,
 )
 from shoal.model.machine import Head
+from shoal.raft.log import Kind
+from shoal.raft.messages import Entry
 from shoal.store import memory as memory_module
 from shoal.store import sequencer
 from shoal.types import ANY_VERSION, NO_STREAM
@@ -324,3 +329,23 @@ async def test_commands_for_a_dropped_store_never_reach_its_namesake(board):
     assert create.exception() is None
     assert board.sequencer.stores["main"].state.position == 0
     assert board.sequencer.waiting == 0
+
+
+async def test_what_met_a_full_disk_waits_behind_what_another_leader_committed_meanwhile(board):
+    """The lead was lost and won again while its read set was fetched from a slow card."""
+    delete = board.sequencer.submit(DeleteStream("main", "s", ANY_VERSION, False), 10)
+    await board.turn()
+    board.sync(DiskFull("full"))
+    board.term = 3
+    other = Append("main", [Write("q", NO_STREAM, [ProposedEvent("x", False, "e", b"1")])])
+    board.sequencer.take([Entry(1, 2, int(Kind.NORMAL), encode(Proposal(1, 1, [other])))])
+    await board.turn()
+    board.answer_fetch()
+    await board.turn()
+    assert len(board.proposed) == 1
+    board.answer_fetch()
+    await board.turn()
+    assert board.sequencer.applied_index == 1
+    board.index = 1
+    await board.through()
+    assert (delete.exception(), board.failures) == (None, [])

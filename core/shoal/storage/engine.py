@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import apsw
 import msgspec
@@ -54,6 +55,13 @@ class Report(msgspec.Struct, frozen=True):
     durable_index: int
 
 
+class _Dropped(NamedTuple):
+    """The file of a dropped store, and up to where it is durable."""
+
+    path: Path
+    durable_index: int
+
+
 class Engine:
     """The databases of a node. `report` is called (on this thread) after each commit."""
 
@@ -73,7 +81,7 @@ class Engine:
             directory / CATALOG, CATALOG_MIGRATIONS, cache_bytes=64 * 1024, vfs=settings.vfs
         )
         self.stores: dict[str, StoreDb] = {}
-        self._dropped: list[Path] = []
+        self._dropped: list[_Dropped] = []
         self.notes: list[str] = []
         """What opening found and mends, as sentences for the operator."""
         try:
@@ -163,9 +171,16 @@ class Engine:
                     raise DatabaseCorrupt(f"{database.path}: {line}")
 
     def replay(self, records: Iterable[Record]) -> int:
-        """Apply entries again that no commit holds, deciding each as it was decided then. Returns how many."""
+        """Apply entries again that no commit holds, deciding each as it was decided then. Returns how many.
+
+        Raises StorageError where one is missing.
+        """
         count = 0
         for record in records:
+            if record.index > self.applied_index + 1:
+                raise StorageError(
+                    f"the journal lacks entry {self.applied_index + 1}; restore the data directory as a whole"
+                )
             count += 1
             if record.kind is Kind.NORMAL:
                 self._replay_entry(record.index, _decode(record))
@@ -241,8 +256,9 @@ class Engine:
                 self.stores[name] = self._open_store(name)
         elif name in self.created:
             self.catalog.connection.execute("DELETE FROM store WHERE name=?", (name,))
-            self.stores.pop(name).close()
-            self._dropped.append(self.path_of(name))
+            store = self.stores.pop(name)
+            self._dropped.append(_Dropped(self.path_of(name), store.db.durable_index))
+            store.close()
             del self.created[name]
         self.catalog.put_meta(**{STORES_DIGEST: self._stores_digest()})
         self.rows_pending += 1
@@ -266,12 +282,20 @@ class Engine:
         self.catalog.commit(self.applied_index, self.applied_term)
         self.rows_pending = self.bytes_pending = 0
         self.commits += 1
+        self._remove_dropped()
         for database in self._databases():
             if database.wal_bytes() >= CHECKPOINT_BYTES:
                 database.wal_checkpoint()
             if database.wal_bytes() >= self.settings.wal_limit_bytes:
                 database.shrink_wal()
         return self.report()
+
+    def _remove_dropped(self) -> None:
+        """Remove the files of dropped stores, once it is durable that they are: until then a start may need them."""
+        if self._dropped and self.catalog.wal_checkpoint():
+            for dropped in self._dropped:
+                _remove_database(dropped.path)
+            self._dropped.clear()
 
     def _put_identity(self) -> None:
         for database in self._databases():
@@ -294,7 +318,7 @@ class Engine:
         return Report(
             self.applied_index,
             {name: store.state.position for name, store in self.stores.items()},
-            min(database.durable_index for database in self._databases()),
+            min([d.durable_index for d in self._databases()] + [d.durable_index for d in self._dropped]),
         )
 
     def flush(self) -> None:
@@ -313,6 +337,8 @@ class Engine:
         """Back to the last commit everywhere: the caller replays the journal from `oldest_applied`."""
         self.catalog.rollback()
         self.created = self._read_created()
+        known = {self.path_of(name) for name in self.created}
+        self._dropped = [dropped for dropped in self._dropped if dropped.path not in known]
         for name in [name for name in self.stores if name not in self.created]:
             self.stores.pop(name).close()
         for name in self.created:
@@ -331,14 +357,13 @@ class Engine:
         }
 
     def remove_strays(self) -> list[Path]:
-        """Delete files of stores that the catalogue no longer knows. Returns their paths."""
-        known = {self.path_of(name) for name in self.created}
-        strays = {*self.directory.glob("*-*.db"), *self._dropped} - known
-        self._dropped.clear()
-        for path in sorted(strays):
-            for suffix in ("", "-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return sorted(strays)
+        """Remove files of stores that were dropped before the last end. Returns their paths. Only at a start."""
+        strays = sorted({*self.directory.glob("*-*.db")} - {self.path_of(name) for name in self.created})
+        if not strays or not self.catalog.wal_checkpoint():
+            return []
+        for path in strays:
+            _remove_database(path)
+        return strays
 
     def close(self) -> None:
         """Close all files; open transactions are rolled back, the journal has what was in them. Safe to call twice."""
@@ -347,6 +372,11 @@ class Engine:
             for store in self.stores.values():
                 store.close()
             self.catalog.close()
+
+
+def _remove_database(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def store_file(name: str, created_index: int) -> str:

@@ -49,7 +49,8 @@ class Importer:
         self._files = files
         self._places = places
         self._identity = identity
-        self._building = Building(files, places, vfs=vfs)
+        with self._refusing():
+            self._building = Building(files, places, vfs=vfs)
         self._reader = ChunkReader()
         self._store_schema = 0
         self._state: State | None = None
@@ -59,8 +60,9 @@ class Importer:
 
     @property
     def cursor(self) -> bytes:
-        """Where a sender goes on; what it covers is committed."""
-        return encode_cursor(self._building.cursor())
+        """Where a sender goes on; what it covers is committed. Raises DiskFull."""
+        with self._refusing():
+            return encode_cursor(self._building.cursor())
 
     @property
     def complete(self) -> bool:
@@ -115,7 +117,8 @@ class Importer:
         try:
             yield
         except (apsw.Error, OSError) as error:
-            if is_disk_full(error):
+            causes = (error, error.__context__)  # SQLite may have ended the transaction that was to be undone
+            if any(cause is not None and is_disk_full(cause) for cause in causes):
                 raise self._full() from error
             if isinstance(error, apsw.ConstraintError | apsw.MismatchError):
                 raise refused(f"a row does not fit: {error}") from error

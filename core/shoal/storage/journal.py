@@ -40,7 +40,6 @@ SPARE = "spare"
 NO_INDEX = 2**63
 DISK_FULL = "the disk is full: free some space, then appends go on by themselves"
 
-
 NewRecord = tuple[Kind, int, int, bytes]
 """(kind, index, term, payload); the index is 0 for kinds that are not entries."""
 
@@ -108,7 +107,8 @@ class Journal:
     def read(self, after: int) -> Iterator[Record]:
         """Entries above `after`, in order, each index once, as the log stands now; read segment by segment."""
         unread, self._unread = self._unread, None
-        return self._read(after, [msgspec.structs.replace(segment) for segment in self._segments], unread)
+        segments = tuple(self._segments)  # at once: another thread may drop the first ones
+        return self._read(after, [*map(msgspec.structs.replace, segments)], unread)
 
     def _read(
         self, after: int, segments: Sequence[_Segment], unread: Sequence[Record] | None
@@ -267,7 +267,7 @@ class Journal:
         self.stats.segments_dropped += 1
 
     def droppable(self, index: int) -> bool:
-        """Whether `drop_through(index)` would remove anything."""
+        """Whether `drop_through` would remove anything."""
         return len(self._segments) > 1 and self._segments[0].last_index <= index
 
     def overfull_through(self, segments: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from pathlib import Path
 
 from shoal.storage.files import Files
@@ -11,12 +12,13 @@ NAME = "reserve"
 
 
 class Reserve:
-    """A preallocated file of `size` bytes; releasing it makes room, once."""
+    """A preallocated file of `size` bytes; releasing it makes room, once. For any thread."""
 
     def __init__(self, files: Files, data_dir: Path, size: int) -> None:
         self._files = files
         self._directory = data_dir
         self._size = size
+        self._lock = threading.Lock()
 
     @property
     def held(self) -> bool:
@@ -25,6 +27,10 @@ class Reserve:
 
     def hold(self) -> bool:
         """Set the blocks aside if the disk has half as much room again. Returns whether they are."""
+        with self._lock:
+            return self._hold()
+
+    def _hold(self) -> bool:
         if self._size == 0 or self.held:
             return self.held
         if self._files.free_bytes(self._directory) < self._size + self._size // 2:
@@ -43,5 +49,6 @@ class Reserve:
 
     def release(self) -> None:
         """Give the blocks back to the file system."""
-        if self.held:
-            self._files.unlink(self._directory / NAME)
+        with self._lock:
+            if self.held:
+                self._files.unlink(self._directory / NAME)

@@ -444,10 +444,17 @@ class Sequencer:
             else:
                 pending.size = -1
                 again.append(pending)
-        if again:
+        if again and self._may_propose_again(again):
             self._propose(again, use_reserve=True)
         else:
+            self._lanes.put_back(again)
             self._wake()
+
+    def _may_propose_again(self, batch: list[Pending]) -> bool:
+        """Whether nothing has changed since these were taken from their lanes."""
+        term = self._consensus.term
+        same_term = all(pending.origin is None or pending.origin.term == term for pending in batch)
+        return self._consensus.serves and same_term and not self._foreign
 
     async def wait_applied(self, index: int, timeout_ms: int) -> None:
         """Until entry `index` is decided here. Raises Timeout, ShuttingDown."""

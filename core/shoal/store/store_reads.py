@@ -9,9 +9,11 @@ from typing import Literal
 from shoal.errors import Ambiguous, NotFound
 from shoal.ids import pack
 from shoal.model import payload
+from shoal.model.machine import Row
 from shoal.model.query import check_filter, query_filter, tags_filter, types_filter
 from shoal.store.checks import check_range, is_backward
 from shoal.store.context import StoreContext
+from shoal.store.memory import StoreMemory
 from shoal.store.pages import take
 from shoal.store.ports import Bounds
 from shoal.store.stream_reads import TAIL_PAGE
@@ -112,7 +114,7 @@ class StoreReads:
     async def _read_forward(self, selection: EventFilter, after: int, count: int) -> EventsPage:
         context = self._context
         memory = context.memory
-        head, base = memory.state.position, memory.base
+        head, base, deletes = memory.state.position, memory.base, memory.deletes
         in_tail = memory.matching(selection, max(after, base) + 1, head, count, backward=False)
         rows, complete, reached = in_tail, True, head
         if after < base:
@@ -126,13 +128,13 @@ class StoreReads:
         page = take(rows, context.limits.page_bytes)
         if (complete and len(page) >= count) or len(page) < len(rows):
             reached = page[-1][2]
-        rows = page
+        rows = _still_shown(memory, page, deletes)
         return EventsPage([Event(*row) for row in rows], head, max(reached, after))
 
     async def _read_backward(self, selection: EventFilter, after: int | None, count: int) -> EventsPage:
         context = self._context
         memory = context.memory
-        head, base = memory.state.position, memory.base
+        head, base, deletes = memory.state.position, memory.base, memory.deletes
         high = head if after is None else min(after - 1, head)
         rows = memory.matching(selection, base + 1, high, count, backward=True)
         reached = 1
@@ -148,6 +150,7 @@ class StoreReads:
         page = take(rows, context.limits.page_bytes)
         if len(page) < len(rows):
             rows, reached = page, page[-1][2]
+        rows = _still_shown(memory, rows, deletes)
         return EventsPage([Event(*row) for row in rows], head, reached)
 
     async def find_event(
@@ -179,3 +182,10 @@ class StoreReads:
             page = await self.read_events(selection, at, count, consistency="local")
             at = max(at, page.next)
             yield page.events, max(at, page.head) if at >= page.head else None
+
+
+def _still_shown(memory: StoreMemory, rows: list[Row], deletes: int) -> list[Row]:
+    """Of a stream that was deleted while SQLite was read all is gone: its part of the tail was taken before."""
+    if memory.deletes == deletes:
+        return rows
+    return [row for row in rows if memory.shows(row[0], row[1], memory.deletes)]
