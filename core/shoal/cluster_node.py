@@ -24,7 +24,6 @@ from shoal.cluster.enroller import Enroller, can_enrol
 from shoal.cluster.frames import FrameError
 from shoal.cluster.identity import Identity, load_identity
 from shoal.cluster.key_watch import KeyWatch
-from shoal.cluster.member_keys import holds_key
 from shoal.cluster.members import Members, where
 from shoal.cluster.transport import Transport
 from shoal.cluster.views import cluster_view
@@ -35,6 +34,7 @@ from shoal.errors import ConfigError, NoLeader, StorageError, Unavailable
 from shoal.node import Means, Node
 from shoal.peer_words import decode_message, encode_message
 from shoal.raft.log import Member
+from shoal.raft.member_keys import holds_key
 from shoal.store.forwarding import Forward, Refused
 
 TICK_S: Final = 1.0
@@ -265,6 +265,10 @@ class ClusterNode:
     def http_context(self) -> ssl.SSLContext:
         """See shoal.http.passing.Leader."""
         return self.transport.http_context()
+
+    def answers_as(self, node_id: str, certificate: bytes | None) -> bool:
+        """See shoal.http.passing.Leader."""
+        return self.transport.vouches(node_id, certificate)
 
     # -- messages --------------------------------------------------------------------------------
 

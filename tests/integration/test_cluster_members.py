@@ -17,9 +17,13 @@ from msgspec import structs
 from shoal import leadership
 from shoal.cluster import members as cluster_members
 from shoal.cluster.identity import issue, load_identity
-from shoal.cluster.member_keys import is_retired
 from shoal.cluster.watch import Watch
-from shoal.errors import ConfigError, StorageError
+from shoal.cluster.words import OLD_KEY
+from shoal.errors import ConfigError, NoLeader, StorageError
+from shoal.raft import membership
+from shoal.raft.log import Configuration
+from shoal.raft.log import Member as LogMember
+from shoal.raft.member_keys import is_retired
 from shoal.server import Shoald
 
 
@@ -322,7 +326,7 @@ async def test_a_key_that_was_renewed_lets_nobody_in_any_more(
         link.end()
     await until(lambda: not leader.node.is_alive("n2"))
     with caplog.at_level(logging.WARNING, "shoal.cluster"):
-        await until(lambda: "a key of n2 that was renewed since" in caplog.text)
+        await until(lambda: "a key of n2 that counts no more" in caplog.text)
     assert known() == new.key_hash
     await until(lambda: "older than its last key" in str(board.obstacle()))
     assert not board.watch.removed
@@ -365,10 +369,75 @@ async def test_a_key_that_was_renewed_stays_out_when_the_board_is_wiped_and_adde
     assert retired(leader, "n3", old.key_hash)
 
 
+async def test_the_key_of_a_removed_board_is_not_that_of_another_with_its_name(
+    cluster: Reef, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever has the removed board, and learns what data the new one has, could stand in for it."""
+    leader = await cluster.grow()
+    tls_dir = cluster.directory / "tls" / "n3"
+    old = await asyncio.to_thread(load_identity, tls_dir)
+    await leader.change("leave", node_id="n3")
+    await cluster.stop("n3")
+    await cluster.wipe("n3")
+    await asyncio.to_thread(partial(issue, cluster.authority, "n3", tls_dir, renew=True))
+    await cluster.start("n3")
+    members = leader.node.members
+    new = await asyncio.to_thread(load_identity, tls_dir)
+    await until(lambda: "n3" in members.met and members.met["n3"].key_hash == new.key_hash)
+    thief = structs.replace(members.met["n3"], key_hash=old.key_hash)
+    assert not members.meet(thief), "it would be added in the place of the new board"
+    await leader.change("join", node_id="n3")
+    await until(lambda: voters(leader) == 3)
+    assert retired(leader, "n3", old.key_hash)
+    refusal = members.refusal(thief)
+    assert refusal is not None
+    assert refusal.reason == OLD_KEY
+    assert members.refusal(members.met["n3"]) is None
+    assert caplog.text.count("counts no more") == 1
+
+
+async def test_a_removed_board_is_added_again_with_its_key(
+    cluster: Reef, caplog: pytest.LogCaptureFixture
+) -> None:
+    leader = await cluster.grow()
+    key_hash = (await asyncio.to_thread(load_identity, cluster.directory / "tls" / "n3")).key_hash
+    await leader.change("leave", node_id="n3")
+    await cluster.stop("n3")
+    assert is_retired(leader.node.members.configuration, key_hash)
+    await cluster.wipe("n3")
+    await cluster.start("n3")
+    await until(leader.node.members.strangers)
+    await leader.change("join", node_id="n3")
+    await until(lambda: voters(leader) == 3)
+    assert not retired(leader, "n3", key_hash)
+    assert "n3 is added with the key of a member that was removed" in caplog.text
+
+
+async def test_who_adds_a_wiped_board_is_told_when_only_half_of_it_was_done(
+    cluster: Reef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = await cluster.grow()
+    await cluster.stop("n3")
+    await cluster.wipe("n3")
+    await cluster.start("n3")
+    await until(leader.node.members.strangers)
+
+    def refuses(before: Configuration, learner: LogMember) -> Configuration:
+        raise NoLeader("leadership changed meanwhile")
+
+    monkeypatch.setattr(membership, "with_learner", refuses)
+    reply = await leader.board.call("POST", "/v1/cluster/join", {"node_id": "n3"})
+    assert (reply.status, reply.json["outcome"]) == (503, "unknown")
+    assert "Add it again" in reply.json["detail"]
+    monkeypatch.undo()
+    await leader.change("join", node_id="n3")
+    await until(lambda: voters(leader) == 3)
+
+
 def retired(leader: Member, node_id: str, key_hash: bytes) -> bool:
     """Whether the leader takes this key of a member no more."""
-    member = leader.node.members.find(node_id)
-    return member is not None and is_retired(member, key_hash)
+    members = leader.node.members
+    return members.find(node_id) is not None and is_retired(members.configuration, key_hash)
 
 
 async def test_a_defect_in_what_a_node_does_each_second_ends_the_node(

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from cluster_kit import Member, Reef, reef, until
 from http_board import Reply
 from token_kit import add, bearer, revoke
 
+from shoal.cluster.identity import issue, load_identity
 from shoal.http import auth
 from shoal.http.auth import ACCESS, encode_access
 from shoal.http.pacing import LARGE_BYTES
 from shoal.http.passing import CONNECT_S
+from shoal.raft.member_keys import is_retired
 from shoal_host.local_cluster import free_ports
 
 ONE = "/v1/subscriptions/s"
@@ -180,7 +183,7 @@ async def test_a_leader_that_takes_no_connection_did_nothing(
     """The connection is awaited for so long, and what was not sent was not done."""
     _, follower = await two(cluster)
     passing: Any = follower.shoald._service.context.passing
-    session = passing._open_session()
+    session = passing._session_to("n1")
     assert session.timeout.sock_connect == CONNECT_S
     monkeypatch.setattr(session, "request", _never_connected)
     refused = await follower.board.call("GET", OF_LEADER)
@@ -243,3 +246,36 @@ async def test_a_large_answer_comes_whole_with_its_length(cluster: Reef) -> None
     pulled = await board.call("POST", f"{ONE}/pull", {"count": 4, "wait_ms": 5_000})
     assert len(leases(pulled)) == 4
     assert int(pulled.headers["Content-Length"]) == len(pulled.body) > LARGE_BYTES
+
+
+async def test_nothing_is_passed_on_to_who_is_not_the_leader(
+    cluster: Reef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody took the leader's address, and has a key of the cluster: another node's, or one that was renewed."""
+    leader, follower = await two(cluster)
+    tls_dir = cluster.directory / "tls" / "n1"
+    renewed = await asyncio.to_thread(load_identity, tls_dir)
+    await asyncio.to_thread(partial(issue, cluster.authority, "n1", tls_dir, renew=True))
+    leader.node._use_identity(await asyncio.to_thread(load_identity, tls_dir))
+    for member in (leader, follower):
+        members = member.node.members
+        await until(lambda members=members: is_retired(members.configuration, renewed.key_hash))  # type: ignore[misc] # bound now
+    await until(lambda: leader.node.is_alive("n2") and follower.node.is_alive("n1"))
+    assert (await follower.board.call("PUT", ONE, ALL)).status == 201
+    other = await asyncio.to_thread(load_identity, cluster.directory / "tls" / "n2")
+    heard: list[bytes] = []
+
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read())
+        writer.close()
+
+    for identity in (other, renewed):
+        server = await asyncio.start_server(hear, "127.0.0.1", 0, ssl=identity.accept)
+        host, port = server.sockets[0].getsockname()
+        monkeypatch.setattr(follower.node, "where", lambda host=host, port=port: ("n1", f"{host}:{port}"))
+        refused = await follower.board.call("POST", f"{ONE}/pull", {"wait_ms": 0})
+        assert (refused.status, refused.code, refused.json["outcome"]) == (503, "no-leader", "not-applied")
+        assert "somebody else" in refused.json["detail"]
+        server.close()
+        await server.wait_closed()
+    await until(lambda: heard == [b"", b""])

@@ -14,16 +14,15 @@ from typing import Any, Final
 
 import msgspec
 
-import shoal
-from shoal.address import split_address
 from shoal.cluster.driver import RaftDriver
 from shoal.cluster.identity import Identity
-from shoal.cluster.member_keys import holds_key, is_retired, retired_with
+from shoal.cluster.joining import check_joining, check_place
 from shoal.cluster.words import FEATURE_LEVEL, OLD_KEY, STRANGER, PeerSeen, Refusal
 from shoal.errors import AlreadyExists, InvalidRequest, NoLeader, NotFound, Timeout, Unavailable
 from shoal.raft import membership
 from shoal.raft.errors import ChangeRefused
 from shoal.raft.log import Configuration, Member
+from shoal.raft.member_keys import after_change, holds_key, is_retired
 from shoal.raft.quorum import voters
 from shoal.raft.state import Draws
 from shoal.store.ports import Superseded
@@ -116,25 +115,30 @@ class Members:
         A board that knows no members yet hears every node that its authority has certified. A member comes with the
         key that it had, or with another one that its authority has certified, once: then the former is too old.
         """
-        known = self._known()
-        found = [
-            m for m in known if (m.node_id, m.incarnation) == (seen.hello.node_id, seen.hello.incarnation)
+        log = self._driver.core.log
+        node = (seen.hello.node_id, seen.hello.incarnation)
+        named = [
+            configuration
+            for configuration in (log.configuration, log.committed_configuration)
+            if any((m.node_id, m.incarnation) == node for m in configuration.members)
         ]
-        if known and not found:
+        if not named and self._known():
             return Refusal(
                 STRANGER, "it is not a member with this incarnation: add it with `shoal cluster add`"
             )
-        if found and all(is_retired(member, seen.key_hash) for member in found):
+        if named and all(is_retired(configuration, seen.key_hash) for configuration in named):
             return Refusal(
-                OLD_KEY, "its key was replaced since: give it a new one with `shoal ca issue --new-key`"
+                OLD_KEY, "its key counts no more: give it a new one with `shoal ca issue --new-key`"
             )
         return None
 
     def meet(self, seen: PeerSeen) -> bool:
-        """A certified node said hello; False when too many are known, or its key is one that a member has replaced."""
+        """A certified node said hello; False when too many are known, or somebody has the name whose key counts more.
+
+        A board that was removed may be added again with the key that it had, unless another has its name now.
+        """
         node_id = seen.hello.node_id
-        member = self.find(node_id)
-        if member is not None and is_retired(member, seen.key_hash):
+        if is_retired(self.configuration, seen.key_hash) and self._has_better_key(node_id):
             self._warn_of(seen)
             return False
         if node_id not in self.met and len(self.met) >= CANDIDATES_MAX:
@@ -144,12 +148,19 @@ class Members:
         self._came.set()
         return True
 
+    def _has_better_key(self, node_id: str) -> bool:
+        """Whether a member has the name, or a board was met under it with a key that was never a member's."""
+        met = self.met.get(node_id)
+        return self.find(node_id) is not None or (
+            met is not None and not is_retired(self.configuration, met.key_hash)
+        )
+
     def _warn_of(self, seen: PeerSeen) -> None:
         """Once for a key, however often it comes."""
         if seen.key_hash != self._turned_away:
             self._turned_away = seen.key_hash
             _log.warning(
-                "at %s somebody has a key of %s that was renewed since, and is not let in. If it is the board itself, "
+                "at %s somebody has a key of %s that counts no more, and is not let in. If it is the board itself, "
                 "with old files: give it another key, shoal ca issue %s --new-key",
                 seen.address,
                 seen.hello.node_id,
@@ -251,10 +262,7 @@ class Members:
             if seen is None or seen.hello.incarnation != member.incarnation:
                 return member
             key_hash, addresses, url = seen.key_hash, seen.hello.addresses, seen.hello.url
-        retired = retired_with(member, key_hash)
-        return msgspec.structs.replace(
-            member, key_hash=key_hash, addresses=addresses, url=url, retired_keys=retired
-        )
+        return msgspec.structs.replace(member, key_hash=key_hash, addresses=addresses, url=url)
 
     # -- what is asked for -----------------------------------------------------------------------
 
@@ -265,7 +273,7 @@ class Members:
         InvalidRequest, NoLeader, Unavailable, Timeout.
         """
         self._require_leader()
-        _check_place(node_id, address)
+        check_place(node_id, address)
         if node_id == self.own_id:
             raise AlreadyExists(f"{node_id} is in the cluster already, and leads it", node_id=node_id)
         seen = await self._meet(node_id, address)
@@ -275,27 +283,14 @@ class Members:
             seen = await self._meet_again(seen)
             hello = seen.hello
         member = self.find(hello.node_id)
-        if member is not None and member.incarnation == hello.incarnation:
-            raise AlreadyExists(f"{hello.node_id} is in the cluster already", node_id=hello.node_id)
-        if hello.feature_level < (level := self.configuration.feature_level):
-            raise InvalidRequest(
-                f"{hello.node_id} runs a release that understands feature level {hello.feature_level}, and the cluster "
-                f"is at {level}: install shoal {shoal.__version__} there, as on {self.own_id}, or a later release",
-                pointer="node_id",
-            )
-        if member is not None and self.alive(hello.node_id):
-            raise InvalidRequest(
-                f"another board of the name {hello.node_id!r} is in the cluster, and alive: give the new one another "
-                "node id",
-                pointer="node_id",
-            )
-        if not hello.empty:
-            raise InvalidRequest(_has_data(hello.node_id), pointer="node_id")
+        check_joining(hello, member, alive=self.alive(hello.node_id), level=self.configuration.feature_level)
         if member is not None:
             _log.warning(
                 "%s was wiped: what it was is removed, and it is added as a new board", member.node_id
             )
-            await self._change(lambda before: membership.without(before, hello.node_id))
+            await self.remove(hello.node_id)
+        elif is_retired(self.configuration, seen.key_hash):
+            _log.warning("%s is added with the key of a member that was removed", hello.node_id)
         learner = Member(
             hello.node_id,
             hello.incarnation,
@@ -305,9 +300,17 @@ class Members:
             url=hello.url,
             witness=role == "witness",
             stays_learner=role == "learner",
-            retired_keys=b"" if member is None else retired_with(member, seen.key_hash),
         )
-        await self._change(lambda before: membership.with_learner(before, learner))
+        try:
+            await self._change(lambda before: membership.with_learner(before, learner))
+        except Unavailable as error:
+            if member is None:
+                raise
+            raise Unavailable(
+                f"what {hello.node_id} was is removed, and the board as it is now is perhaps not added: "
+                f"{error.detail}. Add it again",
+                outcome="unknown",
+            ) from error
         return hello.node_id
 
     async def _meet(self, node_id: str | None, address: str | None) -> PeerSeen:
@@ -377,7 +380,7 @@ class Members:
         """Have it agreed upon. Raises Unavailable and its children."""
         try:
             async with asyncio.timeout(CHANGE_S):
-                await self._driver.change(configuration)
+                await self._driver.change(after_change(self.configuration, configuration))
         except ChangeRefused as error:
             raise Unavailable(str(error)) from error
         except Superseded:
@@ -468,24 +471,3 @@ class Members:
 def where(seen: PeerSeen) -> tuple[str, ...]:
     """Where it says it is; a connection that it dialled came from a port where nobody listens."""
     return seen.hello.addresses or (seen.address,)
-
-
-def _check_place(node_id: str | None, address: str | None) -> None:
-    """Raises InvalidRequest."""
-    if node_id is None and address is None:
-        raise InvalidRequest("name a board, by its node_id or its address", pointer="node_id")
-    if address is not None:
-        try:
-            split_address(address)
-        except ValueError as error:
-            raise InvalidRequest(
-                f"a peer address is HOST:PORT, not {address!r}", pointer="address"
-            ) from error
-
-
-def _has_data(node_id: str) -> str:
-    return (
-        f"board {node_id!r} holds data, perhaps from when it was a member, and only an empty board is added. Stop it, "
-        "move its data directory aside, start it with --bootstrap-expect 0, and add it. To keep events that only it "
-        f"has, stop it, and run there: shoal cluster add {node_id} --adopt DATA_DIR"
-    )

@@ -19,6 +19,7 @@ from typing import Any, Final
 from shoal.address import split_address
 from shoal.clock import Clock
 from shoal.cluster.acceptor import Acceptor
+from shoal.cluster.certificates import CertificateError, subject_of
 from shoal.cluster.dialler import Dialler, open_link
 from shoal.cluster.frames import encode
 from shoal.cluster.identity import ENROLMENT, HTTP, Identity
@@ -169,6 +170,19 @@ class Transport:
     def http_context(self) -> ssl.SSLContext:
         """For clients that speak HTTP to the peer port of another node."""
         return self._identity.http
+
+    def vouches(self, node_id: str, certificate: bytes | None) -> bool:
+        """Whether a certificate (DER) is that of a peer, with a key that counts. TLS knows it to be the authority's."""
+        known = self._known.get(node_id)
+        if known is None or certificate is None:
+            return False
+        try:
+            subject = subject_of(certificate)
+        except CertificateError:
+            return False
+        peer = PeerSeen(known.hello, subject.key_hash, known.address)
+        named = (subject.cluster_id, subject.node_id) == (self.cluster_id, node_id)
+        return named and self._refusal(peer) is None
 
     def recheck(self) -> None:
         """Membership has changed: close the connections with whom it trusts no more."""

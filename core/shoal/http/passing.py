@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import aiohttp
 from aiohttp import web
@@ -45,13 +45,44 @@ class Leader(Protocol):
     def http_context(self) -> ssl.SSLContext:
         """The TLS of a member."""
 
+    def answers_as(self, node_id: str, certificate: bytes | None) -> bool:
+        """Whether a certificate (DER), which the authority gave, is that member's, with a key that counts."""
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Gives connections to one member, and to nobody else that the authority has certified."""
+
+    def __init__(self, leader: Leader, node_id: str) -> None:
+        # Bounded by http.max_connections. A limit here would let waiting pulls keep acks from the leader.
+        super().__init__(limit=0)
+        self._leader = leader
+        self._node_id = node_id
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Any],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the base's
+    ) -> Any:
+        """As the base's, nothing sent yet. Raises NoLeader if somebody else is there."""
+        connection = await super().connect(req, traces, timeout)
+        tls = None if connection.transport is None else connection.transport.get_extra_info("ssl_object")
+        certificate = None if tls is None else tls.getpeercert(binary_form=True)
+        if not self._leader.answers_as(self._node_id, certificate):
+            connection.close()
+            raise NoLeader(
+                f"at {req.url.authority}, where {self._node_id} was reached, is somebody else",
+                leader=self._node_id,
+            )
+        return connection
+
 
 class Passing:
     """Passes requests on."""
 
     def __init__(self, leader: Leader) -> None:
         self._leader = leader
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
 
     async def pass_on(self, call: Call) -> web.StreamResponse:
         """The leader's answer. Raises NoLeader (nothing was done) and OutcomeUnknown."""
@@ -66,7 +97,7 @@ class Passing:
 
     async def _exchange(self, call: Call, body: bytes, node_id: str, address: str) -> web.StreamResponse:
         """The answer of that node, while it leads. Raises as `pass_on`."""
-        copying = asyncio.ensure_future(self._copy(call, body, address))
+        copying = asyncio.ensure_future(self._copy(call, body, node_id, address))
         moved = asyncio.ensure_future(self._leader.until_other(node_id))
         try:
             await asyncio.wait({copying, moved}, return_when=asyncio.FIRST_COMPLETED)
@@ -81,12 +112,12 @@ class Passing:
             raise ConnectionResetError("the leader leads no more")
         raise OutcomeUnknown(f"node {node_id} was asked as the leader, and leads no more")
 
-    async def _copy(self, call: Call, body: bytes, address: str) -> web.StreamResponse:
+    async def _copy(self, call: Call, body: bytes, node_id: str, address: str) -> web.StreamResponse:
         request = call.request
         headers = {name: request.headers[name] for name in _TO_LEADER if name in request.headers}
         headers[ACCESS] = encode_access(call.access)
         try:
-            async with self._open_session().request(
+            async with self._session_to(node_id).request(
                 request.method,
                 URL(f"https://{address}{request_target(request.raw_path)}", encoded=True),
                 data=body or None,
@@ -104,21 +135,22 @@ class Passing:
                 raise ConnectionResetError("the leader's answer is cut short") from error
             raise OutcomeUnknown(f"the leader did not answer whole: {error!r}") from error
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                # Bounded by http.max_connections. A limit here would let waiting pulls keep acks from the leader.
-                connector=aiohttp.TCPConnector(limit=0),
+    def _session_to(self, node_id: str) -> aiohttp.ClientSession:
+        """One for each node that led, of which there are not many."""
+        session = self._sessions.get(node_id)
+        if session is None:
+            session = self._sessions[node_id] = aiohttp.ClientSession(
+                connector=_Connector(self._leader, node_id),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
-        return self._session
+        return session
 
     async def close(self) -> None:
         """Pass on no more."""
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
 
 
 async def _copy_answer(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:

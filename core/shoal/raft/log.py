@@ -49,8 +49,6 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     url: str = ""
     witness: bool = False
     stays_learner: bool = False
-    retired_keys: bytes = b""
-    """The beginnings (8 bytes each) of the hashes of keys that it had before: nobody comes in with one again."""
 
 
 class Configuration(msgspec.Struct, frozen=True, array_like=True):
@@ -58,6 +56,9 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True):
 
     members: tuple[Member, ...] = ()
     feature_level: int = 1
+    retired_keys: bytes = b""
+    """The beginnings (8 bytes each) of the hashes of keys that members had before, or left with: nobody comes in with
+    one as a member again."""
 
     @property
     def quorum(self) -> int:
