@@ -14,6 +14,7 @@ from http_board import Board, configured
 from shoal.errors import NotFound, ShoalError
 from shoal.http import Connections, Service
 from shoal.http.context import ServedSubscriptions
+from shoal.store.api import SubscriptionCheck
 from shoal.testing.clock import FakeClock
 from shoal.testing.memory_node import MemoryNode
 from shoal.tokens import TokenFile
@@ -81,11 +82,19 @@ class ScriptedSubscriptions:
         new = name not in self.stored
         return self.stored.setdefault(name, stored(name, fields["type"], fields.get("selector"))), new
 
-    async def change(self, name: str, fields: Mapping[str, Any]) -> Subscription:
+    async def _meant(self, name: str, check: SubscriptionCheck | None) -> None:
+        if check is not None:
+            check(await self.get(name))
+
+    async def change(
+        self, name: str, fields: Mapping[str, Any], check: SubscriptionCheck | None = None
+    ) -> Subscription:
+        await self._meant(name, check)
         self._note("change", name, dict(fields))
         return await self.get(name)
 
-    async def unsubscribe(self, *key: str) -> None:
+    async def unsubscribe(self, *key: str, check: SubscriptionCheck | None = None) -> None:
+        await self._meant(key[-1], check)
         self._note("unsubscribe", *key)
 
     async def pull(self, name: str, count: int, wait_ms: int, consumer: str) -> list[Delivered]:
@@ -102,7 +111,10 @@ class ScriptedSubscriptions:
             raise
         return []
 
-    async def push(self, name: str, consumer: str, prefetch: int | None) -> AsyncGenerator[Any, None]:
+    async def push(
+        self, name: str, consumer: str, prefetch: int | None, check: SubscriptionCheck | None
+    ) -> AsyncGenerator[Any, None]:
+        await self._meant(name, check)
         self._note("push", name, consumer, prefetch)
         try:
             while True:
@@ -141,11 +153,15 @@ class ScriptedSubscriptions:
         self._note("parked_page", name, after, count)
         return ParkedPage([set_aside(8)], 8)
 
-    async def replay_parked(self, name: str, limit: int | None) -> int:
+    async def replay_parked(
+        self, name: str, limit: int | None, check: SubscriptionCheck | None = None
+    ) -> int:
+        await self._meant(name, check)
         self._note("replay_parked", name, limit)
         return 2
 
-    async def reset(self, name: str, to: str | int) -> Subscription:
+    async def reset(self, name: str, to: str | int, check: SubscriptionCheck | None = None) -> Subscription:
+        await self._meant(name, check)
         self._note("reset", name, to)
         return await self.get(name)
 

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from cluster_kit import Member, Reef, reef, until
+from token_kit import add, bearer
 
 ONE = "/v1/subscriptions/s"
 ALL = {"type": "all"}
+PUBLIC = {"type": "stream", "selector": "pub"}
 
 
 @pytest_asyncio.fixture
@@ -34,6 +36,11 @@ def lag(member: Member) -> Callable[[], None]:
     return go_on
 
 
+def known(member: Member) -> Any:
+    """The subscriptions that a board knows, by name."""
+    return member.node.node.store("main")._context.memory.subscriptions
+
+
 async def stays_open(member: Member, call: asyncio.Task[Any]) -> None:
     """What the board would have answered at once it would have by now."""
     for _ in range(3):
@@ -41,15 +48,16 @@ async def stays_open(member: Member, call: asyncio.Task[Any]) -> None:
     assert not call.done(), call.result().body
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "status"),
-    [
-        ("PATCH", "", {"max_retries": 3}, 200),
-        ("DELETE", "", None, 204),
-        ("POST", "/reset", {"to": "end"}, 200),
-        ("POST", "/parked/replay", None, 200),
-    ],
-)
+COMMANDS = [
+    ("PATCH", "", {"max_retries": 3}, 200),
+    ("DELETE", "", None, 204),
+    ("POST", "/reset", {"to": "end"}, 200),
+    ("POST", "/parked/replay", None, 200),
+]
+"""What changes a subscription through any board."""
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status"), COMMANDS)
 async def test_a_follower_that_lags_misses_no_subscription(
     cluster: Reef, method: str, path: str, body: Any, status: int
 ) -> None:
@@ -84,11 +92,7 @@ async def test_what_is_in_no_board_is_not_found_at_once(cluster: Reef) -> None:
 async def test_changes_of_several_options_at_once_are_all_kept(cluster: Reef) -> None:
     leader = await cluster.grow()
     await leader.board.call("PUT", ONE, ALL)
-    await until(
-        lambda: all(
-            "s" in each.node.node.store("main")._context.memory.subscriptions for each in cluster.up.values()
-        )
-    )
+    await until(lambda: all("s" in known(each) for each in cluster.up.values()))
     changes = {"n1": {"max_retries": 7}, "n2": {"ack_timeout_ms": 7_000}, "n3": {"max_in_flight": 77}}
     answers = await asyncio.gather(
         *(cluster.up[node_id].board.call("PATCH", ONE, change) for node_id, change in changes.items())
@@ -112,3 +116,68 @@ async def test_what_was_parked_through_another_board_is_replayed(cluster: Reef) 
     await stays_open(follower, replay)
     go_on()
     assert (await replay).json == {"replayed": 1}
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status"), COMMANDS)
+async def test_a_token_for_some_streams_changes_no_other_subscription_through_a_follower_that_lags(
+    cluster: Reef, method: str, path: str, body: Any, status: int
+) -> None:
+    """What was its own there is, by now, another of the name."""
+    leader = await cluster.grow()
+    follower = cluster.up["n2"]
+    text = await add(cluster.directory / "n2", "append", ["pub"])
+    assert (await leader.board.call("PUT", ONE, PUBLIC)).status == 201
+    await until(lambda: "s" in known(follower))
+    go_on = lag(follower)
+    await leader.board.call("DELETE", ONE)
+    await leader.board.call("PUT", ONE, ALL)
+    call = asyncio.create_task(follower.board.call(method, ONE + path, body, headers=bearer(text)))
+    await stays_open(follower, call)
+    go_on()
+    assert ((await call).status, (await call).code) == (403, "forbidden")
+    left = (await leader.board.call("GET", f"{ONE}?consistency=linearizable")).json
+    assert (left["type"], left["max_retries"], left["checkpoint"]) == ("all", 10, 0)
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status"), COMMANDS[:3])
+async def test_a_command_that_is_on_its_way_is_for_the_subscription_that_was_seen(
+    cluster: Reef, monkeypatch: pytest.MonkeyPatch, method: str, path: str, body: Any, status: int
+) -> None:
+    leader = await cluster.grow()
+    follower = cluster.up["n2"]
+    await leader.board.call("PUT", ONE, PUBLIC)
+    await until(lambda: "s" in known(follower))
+    sequencer: Any = leader.node.node.sequencer
+    take, held = sequencer.followers.take, []
+    monkeypatch.setattr(sequencer.followers, "take", lambda *passed_on: held.append(passed_on))
+    call = asyncio.create_task(follower.board.call(method, ONE + path, body))
+    await until(lambda: held)
+    await leader.board.call("DELETE", ONE)
+    await leader.board.call("PUT", ONE, PUBLIC)
+    monkeypatch.undo()
+    for passed_on in held:
+        take(*passed_on)
+    assert ((await call).status, (await call).code) == (404, "not-found")
+    assert (await follower.board.call(method, ONE + path, body)).status == status
+
+
+async def test_a_token_for_some_streams_pulls_from_no_other_subscription_with_a_slow_body(
+    cluster: Reef,
+) -> None:
+    board = (await cluster.grow(1)).board
+    admin = bearer(await add(cluster.directory / "n1", "admin"))
+    text = await add(cluster.directory / "n1", "read", ["pub"])
+    assert (await board.call("PUT", ONE, PUBLIC, headers=admin)).status == 201
+    assert (await board.append("secret", 1, headers=admin)).status == 201
+    reader, writer = await asyncio.open_connection(*board.address)
+    head = f"POST {ONE}/pull HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer {text}\r\nContent-Length: 2\r\n"
+    writer.write(
+        f"{head}Content-Type: application/json\r\nConnection: close\r\nExpect: 100-continue\r\n\r\n".encode()
+    )
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n", "the body is awaited"
+    await board.call("DELETE", ONE, headers=admin)
+    assert (await board.call("PUT", ONE, ALL, headers=admin)).status == 201
+    writer.write(b"{}")
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 403 "), answer

@@ -18,11 +18,12 @@ from shoal.http.bodies import LARGE_BYTES, BodyReader, decode
 from shoal.ids import EventIds
 from shoal.metrics import HANDLER_ID, Metrics
 from shoal.model.commands import SaveSnapshot, Write
-from shoal.store.api import Snapshots, Streams, Subscriptions
+from shoal.store.api import Snapshots, Streams, SubscriptionCheck, Subscriptions
 from shoal.types import (
     JSON,
     AggregateResult,
     AppendedMany,
+    Beginning,
     Condition,
     Consistency,
     Delivered,
@@ -59,13 +60,25 @@ class ServedSubscriptions(Subscriptions, Protocol):
     async def create_or_find(self, name: str, fields: Mapping[str, Any]) -> tuple[Subscription, bool]:
         """As `create`, of `type`, `selector`, `start_from` and options by name; True when it is new."""
 
-    async def change(self, name: str, fields: Mapping[str, Any]) -> Subscription:
-        """As `update`, of options by name."""
+    async def change(
+        self, name: str, fields: Mapping[str, Any], check: SubscriptionCheck | None = None
+    ) -> Subscription:
+        """As `update`, of options by name. `check`, here and below, raises when the subscription may not be used."""
+
+    async def unsubscribe(self, *key: str, check: SubscriptionCheck | None = None) -> None: ...
+    async def reset(
+        self, name: str, to: Beginning | int, check: SubscriptionCheck | None = None
+    ) -> Subscription: ...
+    async def replay_parked(
+        self, name: str, limit: int | None = None, check: SubscriptionCheck | None = None
+    ) -> int: ...
 
     async def give_back(self, name: str, leases: Sequence[str]) -> None:
         """What was leased cannot reach its consumer: it comes again at once, and has not failed."""
 
-    def push(self, name: str, consumer: str, prefetch: int | None) -> AsyncGenerator[list[Delivered], None]:
+    def push(
+        self, name: str, consumer: str, prefetch: int | None, check: SubscriptionCheck | None
+    ) -> AsyncGenerator[list[Delivered], None]:
         """Leased events in batches, for ever; closing it says that the consumer is lost.
 
         Raises NotFound, also when the subscription is deleted meanwhile, and AlreadyExists when a consumer of that

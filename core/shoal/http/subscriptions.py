@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import wraps
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -31,8 +30,9 @@ from shoal.http.context import Call, ServedSubscriptions
 from shoal.http.pacing import Paced
 from shoal.http.params import WITHOUT_DEFAULT, NoQuery, PageLimit, Position, ReadQuery, Text
 from shoal.http.routing import Answer, Body, Q, Route
+from shoal.store.api import SubscriptionCheck
 from shoal.tokens import Role
-from shoal.types import MAX_VERSION, Delivered, Subscription, SubscriptionStats
+from shoal.types import MAX_VERSION, Delivered, SubscriptionStats
 
 Handler = Callable[[Call, Q], Awaitable[web.StreamResponse]]
 
@@ -86,18 +86,19 @@ async def create(call: Call, query: NoQuery) -> web.StreamResponse:
 
 async def show(call: Call, query: ReadQuery) -> web.StreamResponse:
     """One subscription."""
-    return call.answer_read(bodies.stored(await _subscriptions(call).get(call.subscription)))
+    return call.answer_read(bodies.stored(await (await _own(call)).get(call.subscription)))
 
 
 async def change(call: Call, query: NoQuery) -> web.StreamResponse:
     """Change options."""
     sent = await call.decoded(bodies.SentOptions, call.context.limits)
-    return call.answer(bodies.stored(await _subscriptions(call).change(call.subscription, sent.fields)))
+    changed = await _subscriptions(call).change(call.subscription, sent.fields, _check_of(call))
+    return call.answer(bodies.stored(changed))
 
 
 async def delete(call: Call, query: NoQuery) -> web.StreamResponse:
     """Delete a subscription, with what it has parked."""
-    await _subscriptions(call).unsubscribe(call.subscription)
+    await _subscriptions(call).unsubscribe(call.subscription, check=_check_of(call))
     return web.Response(status=204)
 
 
@@ -111,7 +112,7 @@ async def pull(call: Call, query: NoQuery) -> web.StreamResponse:
 async def _lease(call: Call, sent: bodies.SentPull) -> list[Delivered]:
     """Events at once or later; none when the server closes first. Raises as `lasting.attend` does."""
     count = call.page_limit(sent.count)
-    pulling = _subscriptions(call).pull(call.subscription, count, sent.wait_ms, sent.consumer)
+    pulling = (await _own(call)).pull(call.subscription, count, sent.wait_ms, sent.consumer)
     return await lasting.attend(call, pulling, []) if sent.wait_ms else await pulling
 
 
@@ -140,9 +141,10 @@ async def _hand_over(call: Call, events: list[Delivered]) -> web.StreamResponse:
 async def push(call: Call, query: Push) -> web.StreamResponse:
     """Events as they come, each leased."""
     bodies.check_consumer(query.consumer, call.context.limits, "consumer")
-    subscriptions = _subscriptions(call)
+    subscriptions = await _own(call)
     await subscriptions.get(call.subscription)  # one that is missing is told before the answer begins
-    return await sse.push(call, subscriptions.push(call.subscription, query.consumer, query.prefetch))
+    pushed = subscriptions.push(call.subscription, query.consumer, query.prefetch, _check_of(call))
+    return await sse.push(call, pushed)
 
 
 async def ack(call: Call, query: NoQuery) -> web.StreamResponse:
@@ -153,7 +155,7 @@ async def ack(call: Call, query: NoQuery) -> web.StreamResponse:
 
 
 async def _acked(call: Call, sent: bodies.Acks) -> int:
-    subscriptions, name = _subscriptions(call), call.subscription
+    subscriptions, name = await _own(call), call.subscription
     if sent.leases is not UNSET:
         return await subscriptions.ack_leases(name, sent.leases)
     if sent.position is not UNSET:
@@ -166,7 +168,7 @@ async def nack(call: Call, query: NoQuery) -> web.StreamResponse:
     """Have events come again, park them, or skip them; all or none."""
     sent = await call.decoded(bodies.SentNack, call.context.limits)
     sent.check()
-    checkpoint = await _subscriptions(call).nack(
+    checkpoint = await (await _own(call)).nack(
         call.subscription, sent.leases, sent.action, sent.delay_ms, sent.reason
     )
     return call.answer(bodies.Checkpoint(checkpoint))
@@ -176,15 +178,13 @@ async def leave(call: Call, query: NoQuery) -> web.StreamResponse:
     """Give back at once what a consumer has leased; fine when it is not known."""
     sent = await call.decoded(bodies.SentLeave, call.context.limits)
     bodies.check_consumer(sent.consumer, call.context.limits)
-    await _subscriptions(call).leave(call.subscription, sent.consumer)
+    await (await _own(call)).leave(call.subscription, sent.consumer)
     return web.Response(status=204)
 
 
 async def parked(call: Call, query: ParkedRead) -> web.StreamResponse:
     """Parked events in position order."""
-    page = await _subscriptions(call).parked_page(
-        call.subscription, query.after, call.page_limit(query.limit)
-    )
+    page = await (await _own(call)).parked_page(call.subscription, query.after, call.page_limit(query.limit))
     return call.answer_read(bodies.parked_page(page, call.media))
 
 
@@ -192,19 +192,21 @@ async def replay(call: Call, query: Replay) -> web.StreamResponse:
     """Deliver parked events again."""
     if await call.body():
         raise InvalidRequest("a replay takes no body", pointer="")
-    replayed = await _subscriptions(call).replay_parked(call.subscription, query.limit)
+    replayed = await _subscriptions(call).replay_parked(call.subscription, query.limit, _check_of(call))
     return call.answer(bodies.Replayed(replayed))
 
 
 async def reset(call: Call, query: NoQuery) -> web.StreamResponse:
     """Begin again after a position."""
     sent = await call.decoded(bodies.SentReset, call.context.limits)
-    return call.answer(bodies.stored(await _subscriptions(call).reset(call.subscription, sent.to)))
+    return call.answer(
+        bodies.stored(await _subscriptions(call).reset(call.subscription, sent.to, _check_of(call)))
+    )
 
 
 async def stats(call: Call, query: ReadQuery) -> web.StreamResponse:
     """Where the subscription stands."""
-    return call.answer_read(await _subscriptions(call).stats(call.subscription))
+    return call.answer_read(await (await _own(call)).stats(call.subscription))
 
 
 def _subscriptions(call: Call) -> ServedSubscriptions:
@@ -225,17 +227,21 @@ def _check_own(access: Access, kind: str, selector: Any) -> None:
         )
 
 
-def _of_own(handler: Handler[Q]) -> Handler[Q]:
-    """The handler, for subscriptions that the token may use. Raises Forbidden, NotFound."""
+def _check_of(call: Call) -> SubscriptionCheck | None:
+    """Raises Forbidden for a subscription that the token may not use; None where it may use all."""
+    access = call.access
+    return (lambda found: _check_own(access, found.type, found.selector)) if access.patterns else None
 
-    @wraps(handler)
-    async def checked(call: Call, query: Q) -> web.StreamResponse:
-        if call.access.patterns:
-            found: Subscription = await _subscriptions(call).get(call.subscription)
-            _check_own(call.access, found.type, found.selector)
-        return await handler(call, query)
 
-    return checked
+async def _own(call: Call) -> ServedSubscriptions:
+    """The store's subscriptions, if the token may use the one that is asked for. Raises Forbidden, NotFound.
+
+    Only once all of the request is there: what takes time between this and its use may find another of the name.
+    """
+    subscriptions, check = _subscriptions(call), _check_of(call)
+    if check is not None:
+        check(await subscriptions.get(call.subscription))
+    return subscriptions
 
 
 _ONE: Final = "/subscriptions/{name}"
@@ -262,7 +268,7 @@ def _route(
     return Route(
         method,
         _ONE + below,
-        _of_own(handler),
+        handler,
         query,
         role,
         summary,

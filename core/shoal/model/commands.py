@@ -115,12 +115,16 @@ class CreateSubscription(msgspec.Struct, frozen=True, array_like=True, gc=False,
 
 
 class ChangeSubscription(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
-    """Replace those of a subscription's options that are `given`; the others stay as they are then."""
+    """Replace those of a subscription's options that are `given`; the others stay as they are then.
+
+    `created_us`, here and below: when the one was made that is meant, None for whichever has the name by then.
+    """
 
     store: str
     name: str
     options: SubscriptionOptions
     given: list[str]
+    created_us: int | None = None
 
 
 class DeleteSubscription(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
@@ -129,6 +133,7 @@ class DeleteSubscription(msgspec.Struct, frozen=True, array_like=True, gc=False,
     store: str
     name: str
     of_type: SubscriptionType | None = None
+    created_us: int | None = None
 
 
 class Parked(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -173,6 +178,7 @@ class ResetSubscription(msgspec.Struct, frozen=True, array_like=True, gc=False, 
     store: str
     name: str
     to: Beginning | int
+    created_us: int | None = None
 
 
 SubscriptionCommand = (

@@ -115,14 +115,14 @@ def decide_subscription(
         case CreateSubscription():
             return _create(state, view.subscription(command.name), command, clock_us)
         case ChangeSubscription():
-            return _change(_known(view, command.name), command)
+            return _change(_meant(view, command), command)
         case DeleteSubscription():
-            return _delete(_known(view, command.name), command)
+            return _delete(_meant(view, command), command)
         case ReplayParked():
             known = _known(view, command.name, command.life)
             return SubscriptionChanged(known, replay=command.positions), SubscriptionAnswer(known)
         case ResetSubscription():
-            return _reset(state, _known(view, command.name), command, clock_us)
+            return _reset(state, _meant(view, command), command, clock_us)
 
 
 def subscription_not_found(name: str) -> NotFound:
@@ -134,6 +134,16 @@ def _known(view: SubscriptionView, name: str, life: int | None = None) -> Subscr
     found = view.subscription(name)
     if found is None or life not in (None, found.life):
         raise subscription_not_found(name)
+    return found
+
+
+def _meant(
+    view: SubscriptionView, command: ChangeSubscription | DeleteSubscription | ResetSubscription
+) -> SubscriptionState:
+    """Raises NotFound, also when another was made of the name since."""
+    found = _known(view, command.name)
+    if command.created_us not in (None, found.created_us):
+        raise subscription_not_found(command.name)
     return found
 
 

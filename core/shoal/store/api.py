@@ -267,6 +267,10 @@ class Consumer(Protocol):
         """
 
 
+SubscriptionCheck = Callable[[Subscription], None]
+"""Raises when the subscription may not be used by whoever asks."""
+
+
 class Subscriptions(Protocol):
     """Persistent subscriptions. `key` is a name, or a type and a name; names are unique in a store."""
 

@@ -17,6 +17,7 @@ from shoal.model.commands import (
 )
 from shoal.model.definitions import check_subscription_name, make_definition, make_options
 from shoal.model.subscriptions import SubscriptionAnswer, SubscriptionState, subscription_not_found
+from shoal.store.api import SubscriptionCheck as Check
 from shoal.store.checks import check_range
 from shoal.store.context import StoreContext
 from shoal.types import MAX_VERSION, Beginning, Subscription, SubscriptionType
@@ -82,24 +83,27 @@ class DefinedSubscriptions:
         """See shoal.store.api.Subscriptions."""
         return await self.change(name, options)
 
-    async def change(self, name: str, fields: Mapping[str, Any]) -> Subscription:
+    async def change(self, name: str, fields: Mapping[str, Any], check: Check | None = None) -> Subscription:
         """As `update`, of fields by name."""
         fixed = [field for field in fields if field in _SHAPE]
         if fixed:
             raise InvalidRequest(
                 f"{fixed[0]} cannot be changed; make another subscription", pointer=f"/{fixed[0]}"
             )
-        command = ChangeSubscription(self._context.name, name, make_options(fields), list(fields))
-        await self._state_here(name)
-        answer = await self._submit(command)
+        options = make_options(fields)
+        created_us = (await self._meant(name, check)).created_us
+        answer = await self._submit(
+            ChangeSubscription(self._context.name, name, options, list(fields), created_us)
+        )
         return answer.state.subscription
 
-    async def unsubscribe(self, *key: str) -> None:
+    async def unsubscribe(self, *key: str, check: Check | None = None) -> None:
         """See shoal.store.api.Subscriptions."""
-        await self._state_here(key[-1] if key else "")
+        self._check_key(key)
+        await self._meant(key[-1], check)
         state = self._find(key)
         of_type = state.definition.type if len(key) == 2 else None
-        await self._submit(DeleteSubscription(self._context.name, state.name, of_type))
+        await self._submit(DeleteSubscription(self._context.name, state.name, of_type, state.created_us))
         self._tell(telemetry.SUBSCRIPTION_DELETED, state.name)
 
     async def get(self, *key: str) -> Subscription:
@@ -119,21 +123,24 @@ class DefinedSubscriptions:
         found = self._context.memory.subscriptions
         return [found[name].subscription for name in sorted(found)]
 
-    async def reset(self, name: str, to: Beginning | int) -> Subscription:
+    async def reset(self, name: str, to: Beginning | int, check: Check | None = None) -> Subscription:
         """See shoal.store.api.Subscriptions."""
-        await self._state_here(name)
         if to not in ("beginning", "end"):
             if type(to) is not int:
                 raise InvalidRequest("to is beginning, end or a position", pointer="/to")
             check_range("to", to, 0, MAX_VERSION)
-        answer = await self._submit(ResetSubscription(self._context.name, name, to))
+        created_us = (await self._meant(name, check)).created_us
+        answer = await self._submit(ResetSubscription(self._context.name, name, to, created_us))
         return answer.state.subscription
 
-    def _find(self, key: tuple[str, ...]) -> SubscriptionState:
+    def _check_key(self, key: tuple[str, ...]) -> None:
         if len(key) not in {1, 2} or not all(isinstance(part, str) for part in key):
             raise InvalidRequest(
                 "name a subscription by its name, or by its type and its name", pointer="name"
             )
+
+    def _find(self, key: tuple[str, ...]) -> SubscriptionState:
+        self._check_key(key)
         state = self._state(key[-1])
         if len(key) == 2 and state.definition.type != key[0]:
             raise subscription_not_found(key[-1])
@@ -144,6 +151,18 @@ class DefinedSubscriptions:
         if name not in self._context.memory.subscriptions:
             await self._context.settle_reads(None)
         return self._state(name)
+
+    async def _meant(self, name: str, check: Check | None) -> SubscriptionState:
+        """The one that has the name now, for a command on it and on none that is made later. Raises as `settle_reads`.
+
+        `check` says whether it may be, and raises.
+        """
+        check_subscription_name(name, self._context.limits)
+        await self._context.settle_reads("linearizable")
+        state = self._state(name)
+        if check is not None:
+            check(state.subscription)
+        return state
 
     def _state(self, name: str) -> SubscriptionState:
         check_subscription_name(name, self._context.limits)

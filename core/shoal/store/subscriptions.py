@@ -32,7 +32,9 @@ from shoal.model.subscriptions import (
     SubscriptionDeleted,
     SubscriptionState,
     holds,
+    subscription_not_found,
 )
+from shoal.store.api import SubscriptionCheck as Check
 from shoal.store.checks import check_events, check_range
 from shoal.store.consumer import PullingConsumer, own_name
 from shoal.store.context import StoreContext
@@ -135,16 +137,19 @@ class LocalSubscriptions(DefinedSubscriptions):
         return await (await self._pump(name)).pull(consumer, count, wait_ms)
 
     async def push(
-        self, name: str, consumer: str, prefetch: int | None = None
+        self, name: str, consumer: str, prefetch: int | None = None, check: Check | None = None
     ) -> AsyncGenerator[builtins.list[Delivered], None]:
         """Batches for ever, as long as the consumer has leased fewer than `prefetch` events. When closed, it was lost.
 
-        Raises NotFound, also when the subscription is deleted; AlreadyExists while the consumer is connected.
+        `check` raises when the subscription may not be used. Raises NotFound, also when the subscription is deleted;
+        AlreadyExists while the consumer is connected.
         """
         check_text(consumer, CONSUMER_BYTES, "consumer")
         if prefetch is not None:
             check_range("prefetch", prefetch, 1, self._context.limits.page_events)
         pump = await self._pump(name)
+        if check is not None:
+            check(self._state(name).subscription)
         limit = prefetch or min(pump.delivery.options.max_in_flight, self._context.limits.page_events)
         async with aclosing(pump.push(consumer, limit)) as batches:
             async for batch in batches:
@@ -170,9 +175,11 @@ class LocalSubscriptions(DefinedSubscriptions):
         check_events(events, self._context.limits)
         wanted = {(stream_id, version) for stream_id, version in events}
         places: dict[tuple[str, int], int] = {}
+        created_us = (await self._state_here(name)).created_us
         while True:
             # Nothing else runs between looking at the window and settling what is in it.
             pump = await self._pump(name)
+            self._require_same(name, created_us)
             items = pump.delivery.find(wanted)
             unknown = wanted - items.keys() - places.keys()
             if not unknown:
@@ -246,7 +253,7 @@ class LocalSubscriptions(DefinedSubscriptions):
             # Again after a delete: nobody would ever unblock a stream whose parked events are gone.
             deletes = self._context.memory.deletes
             blocked = await self._context.read_applied(self._context.queries.parked_streams, name)
-            state = self._state(name)
+            state = self._require_same(name, state.created_us)
         if self._closed:
             raise self._context.over()
         if self._led_term() != term:  # another may have delivered meanwhile, under the same leases
@@ -259,6 +266,13 @@ class LocalSubscriptions(DefinedSubscriptions):
                 self._context, self._exchange, state, selector, resumed=resumed, blocked=blocked
             )
         return self._pumps[name]
+
+    def _require_same(self, name: str, created_us: int) -> SubscriptionState:
+        """Another one of the name may be for others than who asked. Raises NotFound."""
+        state = self._state(name)
+        if state.created_us != created_us:
+            raise subscription_not_found(name)
+        return state
 
     def _led_term(self) -> int:
         """The term in which this node leads. Raises NoLeader."""
@@ -284,12 +298,13 @@ class LocalSubscriptions(DefinedSubscriptions):
     async def parked_page(self, name: str, after: int = 0, count: int = 100) -> ParkedPage:
         """See shoal.store.api.Subscriptions."""
         context = self._context
-        self._state(name)
+        created_us = self._state(name).created_us
         check_range("after", after, 0, MAX_VERSION)
         check_range("limit", count, 1, context.limits.page_events)
         found = await context.read_applied(
             context.queries.parked_rows, name, after, count, context.limits.page_bytes
         )
+        self._require_same(name, created_us)
         events = [
             ParkedEvent(*row, msgspec.UNSET, reason, attempts, replaying)
             for row, reason, attempts, replaying in found
@@ -297,13 +312,12 @@ class LocalSubscriptions(DefinedSubscriptions):
         more = len(events) == count or sum(len(each.data_raw) for each in events) > context.limits.page_bytes
         return ParkedPage(events, events[-1].position if events and more else None)
 
-    async def replay_parked(self, name: str, limit: int | None = None) -> int:
+    async def replay_parked(self, name: str, limit: int | None = None, check: Check | None = None) -> int:
         """See shoal.store.api.Subscriptions."""
         context = self._context
         if limit is not None:
             check_range("limit", limit, 1, MAX_VERSION)
-        await context.settle_reads(None)  # what was parked a moment ago, through another board
-        life = self._state(name).life
+        life = (await self._meant(name, check)).life
         replayed, after = 0, 0
         while limit is None or replayed < limit:
             count = REPLAY_ROWS if limit is None else min(REPLAY_ROWS, limit - replayed)
