@@ -339,6 +339,7 @@ class ClusterNode:
 
     def _on_broken(self, node_id: str) -> None:
         self._driver.unreachable(node_id)
+        self.node.sequencer.connection_broke()
         self._on_moved()
 
     def _on_change(self) -> None:

@@ -8,8 +8,10 @@ import pytest
 from sequencer_board import Board
 
 from shoal.errors import ConditionFailed, InternalError, NotFound, ShuttingDown, Timeout, TooBusy
-from shoal.model.commands import DeleteStream, DropStore
-from shoal.model.machine import Head
+from shoal.model.commands import Append, DeleteStream, DropStore
+from shoal.model.machine import Head, StoreState
+from shoal.store.lanes import Pending
+from shoal.store.memory import StoreMemory
 from shoal.store.ports import Hit
 from shoal.types import ANY_VERSION, Condition, Query, QueryItem
 
@@ -236,3 +238,35 @@ async def test_a_failure_of_the_storage_ends_searches(board):
     await board.turn()
     assert isinstance(future.exception(), ShuttingDown)
     assert search.cancelled()
+
+
+async def test_what_was_found_in_a_store_says_nothing_of_the_next_one_of_its_name(board):
+    """As when a leader that is deposed leaves its appends here, and a follower has made the store anew meanwhile."""
+    board.found = [None, None]
+    accepted = board.append(condition=CONDITION)
+    board.serves, board.leader, board.role = False, None, "follower"
+    await board.turn()
+    anew = StoreMemory(StoreState(position=4), since=9)
+    anew.base = 4
+    board.sequencer.stores["main"] = anew
+    board.serves, board.role = True, "leader"
+    board.sequencer.resume()
+    await board.turn()
+    await board.through()
+    assert [(search.low, search.high) for search in board.searches] == [(1, 10), (1, 4)]
+    assert conditions(board) == [Condition(QUERY, 4)]
+    assert accepted.result().position == 5
+
+
+async def test_a_condition_about_a_store_that_came_since_is_looked_up_in_it(board):
+    """A follower may have applied the entry that makes a store before its leader has."""
+    memory = board.sequencer.stores.pop("main")
+    pending = Pending(Append("main", [], CONDITION), 10, 10_000, asyncio.get_running_loop().create_future())
+    board.serves = False
+    board.sequencer._queue_passed_on(pending)
+    board.sequencer.stores["main"] = memory
+    board.found = [None]
+    board.serves = True
+    await board.through()
+    assert len(board.searches) == 1
+    assert conditions(board) == [Condition(QUERY, 10)]

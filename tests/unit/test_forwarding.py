@@ -16,7 +16,7 @@ from shoal.model.machine import StoreState
 from shoal.raft.log import Kind
 from shoal.raft.messages import Entry
 from shoal.store import forwarding
-from shoal.store.forwarding import Forward, Refused, Taken
+from shoal.store.forwarding import Forward, Item, Refused, Taken
 from shoal.store.memory import StoreMemory
 from shoal.store.ports import Superseded
 from shoal.types import ANY_VERSION, NO_STREAM, Condition, Query, QueryItem
@@ -122,6 +122,76 @@ async def test_what_was_lost_is_sent_again_and_no_earlier(pair):
     await pair.carry()
     await pair.commit()
     assert (await future).results[0].version == 0
+
+
+async def test_what_a_broken_connection_may_have_lost_goes_before_what_comes_later(pair):
+    """Else a caller that does not wait for one append before the next would see them change places."""
+    first = pair.follower.append()
+    await pair.follower.turn()
+    pair.wire.clear()
+    pair.follower.sequencer.connection_broke()
+    second = pair.follower.append()
+    await pair.follower.turn()
+    await pair.carry()
+    await pair.commit()
+    assert [(await future).results[0].version for future in (first, second)] == [0, 1]
+
+
+async def test_what_was_passed_on_in_an_earlier_term_goes_before_what_comes_in_the_next(pair):
+    first = pair.follower.append()
+    await pair.follower.turn()
+    pair.wire.clear()
+    pair.lead(term=2)
+    second = pair.follower.append()
+    await pair.follower.turn()
+    assert pair.wire == []
+    await pair.apply(b"", Kind.NO_OP)
+    await pair.carry()
+    await pair.commit()
+    assert [(await future).results[0].version for future in (first, second)] == [0, 1]
+
+
+async def test_what_is_in_the_way_and_expires_lets_the_others_go(pair):
+    lost = pair.follower.append(timeout_ms=100)
+    await pair.follower.turn()
+    pair.wire.clear()
+    pair.lead(term=2)
+    kept = pair.follower.append()
+    await pair.wait(100)
+    with pytest.raises(Timeout):
+        await lost
+    await pair.carry()
+    await pair.commit()
+    assert (await kept).results[0].version == 0
+
+
+async def test_what_a_leader_that_closes_refuses_one_by_one_keeps_its_order(pair):
+    futures = [pair.follower.append() for _ in range(3)]
+    await pair.follower.turn()
+    pair.leader.sequencer._closing = True
+    await pair.carry()
+    assert len(pair.refusals) == 3
+    for refused in pair.refusals:
+        pair.follower.sequencer.hear_refusal(refused)
+    pair.leader.sequencer._closing = False
+    pair.lead(term=2)
+    pair.follower.sequencer.resume()
+    await pair.follower.turn()
+    await pair.carry()
+    await pair.commit()
+    assert [(await future).results[0].version for future in futures] == [0, 1, 2]
+
+
+async def test_a_condition_is_passed_on_as_it_came(pair):
+    """What this node has looked up is of its store: the leader may have another of the name by now."""
+    pair.follower.memory.state.position = pair.follower.memory.base = 10
+    pair.follower.found = [None]
+    condition = Condition(Query((QueryItem(types=("e",)),)), after=3)
+    pair.follower.append(condition=condition)
+    await pair.follower.turn()
+    (item,) = msgspec.msgpack.decode(pair.wire[0].items, type=list[Item])
+    assert isinstance(item.command, Append)
+    assert item.command.condition == condition
 
 
 async def test_what_could_not_leave_leaves_later(pair):

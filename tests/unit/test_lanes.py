@@ -152,8 +152,10 @@ async def test_what_is_held_is_passed_by_others_until_it_is_released(lanes):
 
 
 async def test_what_may_not_go_is_held_again(lanes):
-    checked = Checked(None, 0)
-    stays, goes, unconditional = (put(lanes, checked=each) for each in (checked, Checked(None, 1), None))
+    checked = Checked(None, 0, 0, 0)
+    stays, goes, unconditional = (
+        put(lanes, checked=each) for each in (checked, Checked(None, 1, 0, 0), None)
+    )
     assert lanes.take(lambda pending: pending is goes) == [goes, unconditional]
     assert take(lanes) == []
     lanes.release(stays)
@@ -205,3 +207,12 @@ async def test_what_was_held_is_in_time_also_behind_what_came_later(lanes):
     lanes.expire(5, Timeout)
     assert isinstance(early.future.exception(), Timeout)
     assert take(lanes) == [late]
+
+
+async def test_what_comes_back_in_parts_has_its_place_again(lanes):
+    first, second, third = (put(lanes) for _ in range(3))
+    assert take(lanes) == [first, second, third]
+    last = put(lanes)
+    for part in ([second], [first, third]):
+        lanes.put_back(part)
+    assert take(lanes) == [first, second, third, last]

@@ -15,13 +15,14 @@ from typing import Any
 from msgspec import structs
 
 from shoal.errors import InternalError, NotFound, ShoalError, Timeout
-from shoal.model.commands import Append
+from shoal.model.commands import Append, Command
 from shoal.store.lanes import Checked, Lanes, Pending
 from shoal.store.memory import StoreMemory
 from shoal.store.ports import Fetcher, Search
 from shoal.types import Condition
 
 AGAIN_S = 0.01
+_NO_STORE = -1
 
 _log = logging.getLogger(__name__)
 
@@ -46,10 +47,12 @@ class Conditions:
     def take_in(self, pending: Pending, limit: int) -> None:
         """Queue an append with a condition, once what the database holds is known. Raises TooBusy."""
         memory = self._stores.get(pending.command.store)
-        if memory is None:  # a follower had it: the entry decides
+        after = _condition(pending).after
+        if memory is None:  # a follower had it: it may come before this is proposed
+            pending.checked = Checked(None, 0, after, _NO_STORE)
             self._lanes.put(pending, limit)
-        elif _condition(pending).after >= memory.base:  # it is about events in memory alone
-            pending.checked = Checked(None, memory.deletes)
+        elif after >= memory.base:  # it is about events in memory alone
+            pending.checked = Checked(None, memory.deletes, after, memory.since)
             self._lanes.put(pending, limit)
         else:
             self._lanes.hold(pending, limit)
@@ -61,8 +64,10 @@ class Conditions:
         checked = pending.checked
         if memory is None or checked is None:
             return True
-        if checked.hit is None:
-            holds = _condition(pending).after >= memory.base
+        if checked.since != memory.since:
+            holds = False
+        elif checked.hit is None:
+            holds = checked.after >= memory.base
         else:
             holds = memory.shows(checked.hit.stream_id, checked.hit.version, checked.deletes)
         if not holds:
@@ -100,13 +105,25 @@ class Conditions:
         memory = self._stores.get(command.store)
         if memory is None:  # dropped, and the append answered
             return
+        checked = pending.checked
+        same = checked is not None and checked.since == memory.since
+        after = checked.after if checked is not None and same else condition.after
         base, deletes = memory.base, memory.deletes
         hit = await self._fetcher.first_match(
-            Search(command.store, condition.query, condition.after + 1, base, memory.hidden())
+            Search(command.store, condition.query, after + 1, base, memory.hidden())
         )
-        after = base if hit is None else hit.position - 1
-        pending.checked = Checked(hit, deletes)
-        pending.command = structs.replace(command, condition=Condition(condition.query, after))
+        pending.checked = Checked(hit, deletes, base if hit is None else hit.position - 1, memory.since)
+
+
+def proposed_command(pending: Pending) -> Command:
+    """The command as it is proposed: a condition begins after what was looked up.
+
+    That is of this node's store. What is passed on to a leader is as it came: by then another may have the name.
+    """
+    command, checked = pending.command, pending.checked
+    if checked is None or not isinstance(command, Append) or command.condition is None:
+        return command
+    return structs.replace(command, condition=Condition(command.condition.query, checked.after))
 
 
 async def look_up(stores: Mapping[str, StoreMemory], fetcher: Fetcher, command: Append) -> Checked | None:
@@ -117,7 +134,8 @@ async def look_up(stores: Mapping[str, StoreMemory], fetcher: Fetcher, command: 
             break
         search = Search(command.store, condition.query, condition.after + 1, memory.base, memory.hidden())
         try:
-            return Checked(await fetcher.first_match(search), memory.deletes)
+            hit = await fetcher.first_match(search)
+            return Checked(hit, memory.deletes, condition.after, memory.since)
         except (Timeout, NotFound):  # a slow disk; or a store so new that its readers are still being made
             await asyncio.sleep(AGAIN_S)
     return None

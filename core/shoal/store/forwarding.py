@@ -85,6 +85,7 @@ class Forwarding:
         self._send = send
         self._sent: dict[int, _Sent] = {}
         self._bytes = 0
+        self._lost = False
 
     @property
     def waiting(self) -> int:
@@ -96,8 +97,19 @@ class Forwarding:
         """Whether nothing more may be passed on now."""
         return len(self._sent) >= WAITING_MAX or self._bytes >= WAITING_BYTES
 
+    def may_pass_on(self, term: int) -> bool:
+        """Whether commands may leave: those of an earlier term may come back, and go first."""
+        oldest = next(iter(self._sent.values()), None)
+        return not self.full and (oldest is None or oldest.term == term)
+
+    def connection_broke(self) -> None:
+        """What was sent may be lost, and is sent again before anything else: the order of commands is kept."""
+        self._lost = True
+
     def pass_on(self, batch: Sequence[Pending], leader: str, term: int, now_ms: int) -> bool:
         """Send commands to the leader. False: they did not leave."""
+        if self._lost and not self.resend(leader, term, now_ms):
+            return False
         sent = {self._next + n: _Sent(pending, term, now_ms) for n, pending in enumerate(batch)}
         self._next += len(batch)
         if not self._send(leader, self._forward(term, sent, now_ms)):
@@ -111,16 +123,21 @@ class Forwarding:
         self._bytes -= _size(pending)
         return pending
 
-    def resend(self, leader: str | None, term: int, now_ms: int) -> None:
-        """What was not answered for long may have been lost with a connection: the leader takes each once."""
-        if leader is None:
-            return
-        due = [(n, s) for n, s in self._sent.items() if s.term == term and now_ms - s.sent_ms >= RESEND_MS]
+    def resend(self, leader: str, term: int, now_ms: int) -> bool:
+        """What was not answered for long may have been lost: the leader takes each once. False: it did not leave."""
+        late_ms = now_ms - RESEND_MS
+        due = [
+            (number, sent)
+            for number, sent in self._sent.items()
+            if sent.term == term and (self._lost or sent.sent_ms <= late_ms)
+        ]
         for part in _sliced(due):
             if not self._send(leader, self._forward(term, part, now_ms)):
-                return
+                return False
             for sent in part.values():
                 sent.sent_ms = now_ms
+        self._lost = False
+        return True
 
     def _forward(self, term: int, sent: Mapping[int, _Sent], now_ms: int) -> Forward:
         items = [

@@ -21,10 +21,15 @@ QUEUED_BYTES = 64 * 1024 * 1024
 
 
 class Checked(msgspec.Struct, frozen=True, gc=False):
-    """What the database says of a condition: its first match, if it has one, as of so many deletes."""
+    """What the database says of a condition: its first match, if it has one, as of so many deletes.
+
+    Nothing up to position `after` matches, in the store that entry `since` made.
+    """
 
     hit: Hit | None
     deletes: int
+    after: int
+    since: int
 
 
 class PassedOn(msgspec.Struct, frozen=True, gc=False):
@@ -36,7 +41,10 @@ class PassedOn(msgspec.Struct, frozen=True, gc=False):
 
 
 class Pending(msgspec.Struct, gc=False, eq=False):
-    """A command waiting for its decision; `deadline_ms` is monotonic, `checked` there for conditions only."""
+    """A command waiting for its decision; `deadline_ms` is monotonic, `checked` there for conditions only.
+
+    `place` is where it stands among those that were queued here.
+    """
 
     command: Command
     size: int
@@ -45,6 +53,7 @@ class Pending(msgspec.Struct, gc=False, eq=False):
     lane: int = 0
     checked: Checked | None = None
     origin: PassedOn | None = None
+    place: int = 0
 
     def fail(self, error: ShoalError) -> None:
         """Answer with an error, unless whoever asked has gone."""
@@ -67,6 +76,7 @@ class Lanes:
         self._queues: dict[tuple[str, int], deque[Pending]] = {}
         self._held: dict[tuple[str, int], dict[Pending, None]] = {}
         self._bytes = 0
+        self._placed = 0
 
     @property
     def waiting(self) -> int:
@@ -87,6 +97,11 @@ class Lanes:
                 f"{waiting} appends wait in this writer partition; try again later", retry_after_ms=1_000
             )
         self._bytes += pending.size
+        self._append(queue, pending)
+
+    def _append(self, queue: deque[Pending], pending: Pending) -> None:
+        self._placed += 1
+        pending.place = self._placed
         queue.append(pending)
 
     def hold(self, pending: Pending, limit: int) -> None:
@@ -102,7 +117,7 @@ class Lanes:
         """Queue a command that was held."""
         if self.drop(pending):
             self._bytes += pending.size
-            self._queues.setdefault(pending.key, deque()).append(pending)
+            self._append(self._queues.setdefault(pending.key, deque()), pending)
 
     def drop(self, pending: Pending) -> bool:
         """Forget a command that was held; false when it is not there any more."""
@@ -152,10 +167,16 @@ class Lanes:
         return batch
 
     def put_back(self, batch: Sequence[Pending]) -> None:
-        """Queue commands again, before the others of their lanes."""
+        """Queue commands again, in the order that they had in their lanes."""
+        mixed: set[tuple[str, int]] = set()
         for pending in reversed(batch):
-            self._queues.setdefault(pending.key, deque()).appendleft(pending)
+            queue = self._queues.setdefault(pending.key, deque())
+            if queue and queue[0].place < pending.place:  # one that was before it came back earlier
+                mixed.add(pending.key)
+            queue.appendleft(pending)
             self._bytes += pending.size
+        for key in mixed:
+            self._queues[key] = deque(sorted(self._queues[key], key=lambda pending: pending.place))
 
     def expire(self, now_ms: int, late: Callable[[], ShoalError]) -> None:
         """Answer what has waited too long with `late`: it was not applied."""

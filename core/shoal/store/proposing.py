@@ -11,6 +11,7 @@ from shoal.clock import Clock
 from shoal.errors import InternalError
 from shoal.model.commands import Origin, Proposal, StateDigest, encode
 from shoal.model.event_time import EventTime
+from shoal.store.conditions import proposed_command
 from shoal.store.deciding import Decidable, Decider
 from shoal.store.lanes import Pending
 from shoal.store.ports import Proposed, ReadSet
@@ -48,7 +49,9 @@ def make_proposal(
     digest = None
     if decider.applied_index - decider.digested_index >= DIGEST_ENTRIES - 1:
         digest = StateDigest(decider.applied_index, digest_of(decider.stores), FORM)
-    return Proposal(clock_us, reading.epoch_us, [pending.command for pending in batch], origins, digest)
+    return Proposal(
+        clock_us, reading.epoch_us, [proposed_command(pending) for pending in batch], origins, digest
+    )
 
 
 def sound(batch: Sequence[Pending], decider: Decider) -> list[Pending]:

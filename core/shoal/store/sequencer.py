@@ -215,8 +215,11 @@ class Sequencer:
             if pending.deadline_ms <= now:
                 pending.fail(self._unknown())
         self._forwarding.expire(now, self._unknown)
-        self._forwarding.resend(self._consensus.leader, self._consensus.term, now)
+        if self._consensus.leader is not None:
+            self._forwarding.resend(self._consensus.leader, self._consensus.term, now)
         self._lanes.expire(now, self._late)
+        if self._lanes.waiting:
+            self._wake()  # what was in their way may have expired
         self._sweeping = self._busy
         if self._sweeping:
             self._loop.call_later(SWEEP_MS / 1_000, self._sweep)
@@ -260,7 +263,7 @@ class Sequencer:
             # What a follower passed on in an earlier term, it passes on again where that is due.
             return [pending for pending in taken if pending.origin is None or pending.origin.term == term]
         leader = consensus.leader if consensus.role != "leader" else None  # one that serves soon waits for it
-        if leader is not None and not self._forwarding.full:
+        if leader is not None and self._forwarding.may_pass_on(consensus.term):
             batch = self._own_only(self._lanes.take(self._conditions.may_go))
             if batch:
                 self._pass_on(batch, leader)
@@ -355,6 +358,10 @@ class Sequencer:
             raise ShuttingDown("the leader is closing")
         self._require_room(pending.command)
         self._queue(pending, LANE_LIMIT)
+
+    def connection_broke(self) -> None:
+        """What was passed on may be lost."""
+        self._forwarding.connection_broke()
 
     def hear_refusal(self, refused: Refused) -> None:
         """The leader refused a command of this node."""

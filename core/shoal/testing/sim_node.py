@@ -192,6 +192,7 @@ class SimNode:
         """See Host."""
         if self.node is not None and self.hears_of_breaks:
             self.node.driver.unreachable(peer)
+            self.node.sequencer.connection_broke()
 
     def gone(self, peer: str) -> None:
         """See Host."""
