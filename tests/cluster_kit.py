@@ -77,6 +77,7 @@ class Reef:
             "seeds": [address for other, address in self._peers.items() if other != node_id],
             **values,
         }
+        settings = {key: value for key, value in settings.items() if value is not None}
         config = configured(self.directory / node_id, settings)
         stack = AsyncExitStack()
         shoald = await stack.enter_async_context(Shoald(config))

@@ -179,7 +179,7 @@ class ClusterNode:
                 self.members.url,
                 cluster_id=self._identity.cluster_id,
             )
-            await self._beginning.begin(own, self.config.bootstrap_expect)
+            await self._beginning.begin(own, self.config.begins_with)
         self._on_change()
         self._run(self._tick())
         self._run(KeyWatch(self._tls_dir, self._use_identity).run())

@@ -106,7 +106,7 @@ class Config(msgspec.Struct, frozen=True):
     node_id: str | None = None
     cluster_id: str | None = None
     mode: Mode = "single"
-    bootstrap_expect: int = 1
+    bootstrap_expect: int | None = None
     seeds: tuple[str, ...] = ()
     timeout_ms: int = 5000
     writer_pool_size: int = 10
@@ -132,6 +132,16 @@ class Config(msgspec.Struct, frozen=True):
             writer_pool_size=own.writer_pool_size or self.writer_pool_size,
             reader_pool_size=own.reader_pool_size or self.reader_pool_size,
         )
+
+    @property
+    def begins_with(self) -> int:
+        """So many boards begin a cluster with this one among them; 0 when it waits to be added.
+
+        Who knows of a cluster, by seeds or a join token, is not to begin another by mistake.
+        """
+        if self.bootstrap_expect is not None:
+            return self.bootstrap_expect
+        return 0 if self.seeds or self.join_token_file is not None else 1
 
 
 def valid_store_name(name: str) -> bool:
@@ -166,7 +176,7 @@ class Key(msgspec.Struct, frozen=True):
 
     def from_text(self, text: str) -> Any:
         """A command line's or environment's text as TOML would have it: numbers, lists with commas."""
-        if isinstance(self.default, int):
+        if self.metavar == "N":
             return int(text) if re.fullmatch(r"-?[0-9]{1,20}", text.strip()) else text
         if isinstance(self.default, tuple):
             return [part.strip() for part in text.split(",")]
@@ -201,7 +211,7 @@ CONFIGURATION: Final[tuple[Key, ...]] = (
     Key(
         "bootstrap_expect",
         whole(0, 9),
-        "boards that begin a cluster; 0 waits to be added",
+        "boards that begin a cluster; 0 waits to be added. Left out it is 1, or 0 with seeds or a join token",
         "--bootstrap-expect",
     ),
     Key("seeds", several(to_address), "boards to ask first", "--seed", "HOST:PORT"),
@@ -411,7 +421,7 @@ def _check(config: Config) -> Config:
     http, discovery, limits = config.http, config.discovery, config.limits
     in_cluster = config.mode == "cluster"
     secrets = [secret for secret in (discovery.secret, discovery.secret_file) if secret is not None]
-    if config.bootstrap_expect != 1 and not in_cluster:
+    if config.bootstrap_expect not in {None, 1} and not in_cluster:
         raise ConfigError("bootstrap_expect", 'set mode to "cluster", or leave it out')
     if config.join_token_file is not None and not in_cluster:
         raise ConfigError("join_token_file", 'set mode to "cluster", or leave it out')

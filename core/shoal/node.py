@@ -143,7 +143,7 @@ class Node:
         """The consensus of what the journal holds; a board alone begins its group."""
         journal, config = self._journal, self.config
         own = Own(journal.identity.node_id, journal.identity.incarnation)
-        if journal.last_index == 0 and (config.mode == "single" or config.bootstrap_expect == 1):
+        if journal.last_index == 0 and (config.mode == "single" or config.begins_with == 1):
             alone = [Member(own.node_id, own.incarnation)]
             await run_job(self._journal_worker, partial(found_group, journal, alone))
         start = await run_job(self._journal_worker, partial(read_start, journal, opened.applied))

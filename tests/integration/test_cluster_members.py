@@ -71,7 +71,8 @@ async def test_a_board_that_lags_for_long_is_told_why_that_may_be(
 
 async def test_an_empty_board_says_what_it_waits_for(cluster: Reef, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "shoal.cluster"):
-        await cluster.start("n1", bootstrap_expect=0)
+        seed = cluster.peer_address("n2")
+        await cluster.start("n1", bootstrap_expect=None, seeds=[seed])
         await until(lambda: "run `shoal cluster add n1`" in caplog.text)
         leader = await cluster.start("n2", bootstrap_expect=1)
         await cluster.ready("n2")

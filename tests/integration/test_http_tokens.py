@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -217,3 +218,55 @@ async def test_a_door_is_shut_until_it_has_looked_and_looks_no_more_than_needed(
     assert door.stale
     assert not await door.still_open(EVERYTHING)
     assert (source.looks, door.stale) == (2, False)
+
+
+class SlowTokens:
+    """Tokens that come when a test lets them; `looks` counts."""
+
+    def __init__(self, *tokens: Token) -> None:
+        self.found: tuple[Token, ...] = tokens
+        self.looks = 0
+        self.may_come = threading.Event()
+        self.may_come.set()
+
+    def tokens(self) -> Sequence[Token]:
+        self.looks += 1
+        found = self.found
+        assert self.may_come.wait(10)
+        return found
+
+
+async def test_nobody_is_judged_by_an_older_list_while_the_next_one_is_read() -> None:
+    now = 0.0
+    (_, old), (text, new) = make_token("read"), make_token("read")
+    source = SlowTokens(old)
+    door = Door(source, lambda: now)
+    await door.look()
+    source.found, now = (old, new), auth.FRESH_S + 0.01
+    source.may_come.clear()
+    both = [asyncio.ensure_future(door.enter("read", f"Bearer {text}")) for _ in range(2)]
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert not any(each.done() for each in both)
+    source.may_come.set()
+    assert {(await each).token_id for each in both} == {new.id}
+    assert source.looks == 2
+
+
+async def test_a_token_that_was_made_a_moment_ago_is_known() -> None:
+    now = 0.0
+    (_, old), (text, new) = make_token("read"), make_token("read")
+    source = SlowTokens(old)
+    door = Door(source, lambda: now)
+    await door.look()
+    source.found = (old, new)
+    with pytest.raises(Unauthorized):
+        await door.enter("read", f"Bearer {text}")
+    assert source.looks == 1, (
+        "who sends what nobody knows has the file looked at fifty times a second at most"
+    )
+    now = auth.NEW_S + 0.001
+    with pytest.raises(Unauthorized):
+        await door.enter("read", None)
+    assert source.looks == 1
+    assert (await door.enter("read", f"Bearer {text}")).token_id == new.id

@@ -145,9 +145,25 @@ class TestSources:
         _, text, expected = SAMPLES[path]
         assert value_at(load({**COMPANIONS.get(path, {}), path: text}, {}, None), path) == expected
 
-    @pytest.mark.parametrize("path", [path for path in SAMPLES if path != "bootstrap_expect"])
+    @pytest.mark.parametrize("path", SAMPLES)
     def test_samples_differ_from_the_defaults(self, path: str) -> None:
         assert SAMPLES[path][2] != value_at(Config(), path)
+
+    @pytest.mark.parametrize(
+        ("given", "begins_with"),
+        [
+            ({}, 1),
+            ({"seeds": ["a:1"]}, 0),
+            ({"join_token_file": "token"}, 0),
+            ({"seeds": ["a:1"], "bootstrap_expect": 1}, 1),
+            ({"bootstrap_expect": 0}, 0),
+        ],
+    )
+    def test_who_knows_of_a_cluster_begins_no_other_unless_told_so(
+        self, given: dict[str, Any], begins_with: int
+    ) -> None:
+        values = {"mode": "cluster", "discovery.methods": ["static"], "tls_dir": "tls", **given}
+        assert load(values, {}, None).begins_with == begins_with
 
     def test_nothing_given_is_the_default(self) -> None:
         assert load({}, {}, None) == load({}, {}, "") == Config()

@@ -189,7 +189,10 @@ class Watch:
 
     def _waits(self) -> str:
         own = self._members.own_id
-        return f"this board is empty and waits to be added: on a member run `shoal cluster add {own}`"
+        return (
+            f"this board is empty and waits to be added: on a member run `shoal cluster add {own}`. To begin a cluster "
+            "with it, start it with --bootstrap-expect 1, or 3 for three boards"
+        )
 
     def _why_removed(self) -> str:
         own = self._members.own_id

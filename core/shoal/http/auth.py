@@ -24,6 +24,8 @@ WATCH_S: Final = 1.0
 """How often an open tail looks whether its token is still there."""
 FRESH_S: Final = 0.25
 """How long a look at the tokens counts: a revoked one is refused that much later at most."""
+NEW_S: Final = 0.02
+"""How long one counts for a token that it did not find: it may have been made since."""
 
 
 class Tokens(Protocol):
@@ -106,13 +108,23 @@ class Door:
         self._looked_at = float("-inf")
         self._tokens: Sequence[Token] = ()
         self._looked = False
+        self._looking: asyncio.Future[None] | None = None
         self._closed: ShoalError | None = None
 
-    def admit(self, role: Role, authorization: str | None) -> Access:
-        """What the bearer may touch. Raises Unauthorized, Forbidden, ConfigError for an unusable file.
+    async def enter(self, role: Role, authorization: str | None) -> Access:
+        """As `admit`, by the tokens that there are now."""
+        if self.stale:
+            await self.look()
+        try:
+            return self.admit(role, authorization)
+        except Unauthorized:
+            if authorization is None or self._now_s() - self._looked_at <= NEW_S:
+                raise
+        await self.look()
+        return self.admit(role, authorization)
 
-        Await `look` before, if `stale`.
-        """
+    def admit(self, role: Role, authorization: str | None) -> Access:
+        """What the bearer may touch, by the last look. Raises Unauthorized, Forbidden; ConfigError for a bad file."""
         if self._closed is not None:
             raise self._closed
         if self._open:
@@ -137,8 +149,13 @@ class Door:
         return not self._looked or self._now_s() - self._looked_at > FRESH_S
 
     async def look(self) -> None:
-        """See which tokens there are now."""
-        self._looked_at = self._now_s()
+        """See which tokens there are now: once for all who ask meanwhile, and none is judged by those of before."""
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(self._look())
+        await asyncio.shield(self._looking)
+
+    async def _look(self) -> None:
+        began_at = self._now_s()
         try:
             self._tokens = await asyncio.to_thread(self._source.tokens)
             self._closed = None
@@ -146,7 +163,9 @@ class Door:
             if self._closed is None:
                 _log.error("%s; until then nobody gets in", error)
             self._closed = error
-        self._looked = True
+        finally:
+            self._looking = None
+        self._looked, self._looked_at = True, began_at
 
     async def revoked(self, access: Access) -> None:
         """Until what an earlier `admit` gave holds no more."""

@@ -116,9 +116,7 @@ class Service:
         if passed:
             access = decode_access(request.headers.get(ACCESS, ""))
         elif route.role is not None:
-            if context.door.stale:
-                await context.door.look()
-            access = context.door.admit(route.role, request.headers.get("Authorization"))
+            access = await context.door.enter(route.role, request.headers.get("Authorization"))
         call = Call(context, request, self._ids(raw_ids), access)
         if _KEY in request.headers and request.method not in {"GET", "HEAD"}:
             raise InvalidRequest(

@@ -348,7 +348,8 @@ def enrol(
         print_json(_identity_fields(made, directory))
     else:
         click.echo(f"{directory} is node {made.node_id} of cluster {made.cluster_id}")
-        note(f"next: shoald --mode cluster --tls-dir {directory}, then shoal cluster add {made.node_id}")
+        note(f"next: shoald --mode cluster --bootstrap-expect 0 --tls-dir {directory}")
+        note(f"then: shoal cluster add {made.node_id}")
 
 
 @contextmanager
