@@ -108,7 +108,7 @@ def _quorum(view: View) -> Iterator[Finding]:
 
 
 def _down(view: View, asked: Sequence[Asked]) -> Iterator[Finding]:
-    answering = {each.view["node_id"] for each in asked if each.view is not None}
+    answering = {each.view["node_id"]: each.view for each in asked if each.view is not None}
     for member in view["members"]:
         name = member["id"]
         if not member["alive"] and name not in answering:
@@ -119,10 +119,12 @@ def _down(view: View, asked: Sequence[Asked]) -> Iterator[Finding]:
                 f"see whether it has power and shoald runs{gone}",
             )
         elif not member["alive"] and not _was_wiped(view, name):
+            said = answering[name]["status"]
+            where = " ".join(member["addresses"]) or "its peer address"
             yield Finding(
                 "warning",
                 f"{view['node_id']} does not reach {name}, which answers here",
-                f"look at the network between them, at {' '.join(member['addresses']) or 'its peer address'}",
+                f"{name} says: {said}" if said else f"look at the network between them, at {where}",
             )
     down = {member["url"].rstrip("/") for member in view["members"] if not member["alive"]}
     for each in asked:

@@ -230,10 +230,13 @@ async def test_recovery_wants_the_names_typed(tmp_path: Path) -> None:
     async with served(tmp_path, one, two) as (url, other):
         one.has("n1", "n2", "n3", url=other)
         two.seen["last_index"] = 12
+        for given in ((), ("--confirm", "n1@reef")):
+            stopped = await shoal("cluster", "recover", "--url", url, *given, stdin="n1@reef\n", code=2)
+            assert "STOP: nothing was done: n2 has more than n1" in stopped.stderr
+        two.seen["last_index"] = 9
         result = await shoal("cluster", "recover", "--url", url, stdin="n1\n", code=2)
         assert "n1 of reef has entry 9 of term 3" in result.stderr
         assert "must never run again with their data: n2, n3" in result.stderr
-        assert "STOP: n2 has more than this board" in result.stderr
         assert one.changes == []
         await shoal("cluster", "recover", "--url", url, "--confirm", "n2@reef", code=2)
         nobody = await shoal("cluster", "recover", "--url", url, stdin="", code=2)
@@ -348,10 +351,74 @@ async def test_what_the_cluster_has_otherwise_is_not_adopted(cluster: Reef, tmp_
     alone = tmp_path / "alone"
     async with running_board(alone) as board:
         await board.append("a", 1)
-        await board.append("s", 1)
+        for stream in ("s", "t"):
+            await board.append(stream, {"event_type": "t", "data": 1, "event_id": f"same-{stream}"})
+            await board.append(stream, 2)
+        await board.append("u", 1)
+        await board.call("PUT", "/v1/stores/other")
+        await board.call("POST", "/v1/stores/other/streams/o", [{"event_type": "t", "data": 1}])
     leader = await cluster.grow(1)
     await leader.board.append("s", 2)
+    await leader.board.append("t", {"event_type": "t", "data": 1, "event_id": "same-t"}, 3)
+    await leader.board.append("u", 1)
+    await leader.board.call("DELETE", "/v1/streams/u?tombstone=true")
+    await leader.board.call("PUT", "/v1/stores/other")
+    await leader.board.call("POST", "/v1/stores/other/streams/o", [{"event_type": "t", "data": 1}])
     result = await shoal("cluster", "add", "n2", "--adopt", str(alone), "--url", leader.board.url, code=3)
-    assert "a stream 's' with other events" in result.stderr
+    assert (
+        "4 streams with other events than these here: main/s, main/t, main/u, other/o. Nothing"
+        in result.stderr
+    )
     assert alone.exists()
     assert (await leader.board.call("GET", "/v1/streams/a")).status == 404
+
+
+async def test_an_adoption_that_broke_off_goes_on_also_where_the_cluster_has_gone_on(
+    cluster: Reef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a snapshot that the cluster has made of the same events since is kept."""
+    monkeypatch.setattr("shoal_host.commands.cluster.ADOPTED_WAIT_S", 0.1)
+    alone = tmp_path / "alone"
+    events = [{"event_type": "t", "data": n, "event_id": f"e-{n}"} for n in range(3)]
+    async with running_board(alone) as board:
+        for stream in ("begun", "done"):
+            await board.append(stream, *events)
+        for version in (0, 1):
+            await board.call("PUT", f"/v1/streams/done/snapshots/{version}", {"data": "old"})
+    leader = await cluster.grow(1)
+    await leader.board.append("begun", events[0])
+    await leader.board.append("done", *events, 3)
+    await leader.board.call("PUT", "/v1/streams/done/snapshots/1", {"data": "new"})
+    asked = ("cluster", "add", "n2", "--adopt", str(alone), "--url", leader.board.url)
+    result = await shoal(*asked, code=4)
+    assert "6 events of 2 streams are in the cluster" in result.stderr
+    assert "n2 was not met in 0.1 s: start it, then shoal cluster add n2" in result.stderr
+    assert not alone.exists()
+    for stream, count in (("begun", 3), ("done", 4)):
+        found = (await leader.board.call("GET", f"/v1/streams/{stream}")).json["events"]
+        assert [event["data"] for event in found] == list(range(count))
+    kept = [(await leader.board.call("GET", f"/v1/streams/done/snapshots/{n}")).json["data"] for n in (0, 1)]
+    assert kept == ["old", "new"]
+
+
+async def test_what_a_removed_board_has_more_is_adopted_and_a_member_that_is_down_keeps_its_own(
+    cluster: Reef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shoal_host.commands.cluster.ADOPTED_WAIT_S", 0.1)
+    leader = await cluster.grow(3)
+    await leader.board.append("s", 1)
+    for node_id in cluster.up:
+        await cluster.ready(node_id)
+    await until(lambda: all(each.node.node.store("main").head == 1 for each in cluster.up.values()))
+    data_dir = cluster.directory / "n3"
+    await cluster.stop("n3")
+    asked = ("cluster", "add", "n3", "--adopt", str(data_dir), "--url", leader.board.url)
+    result = await shoal(*asked, code=2)
+    assert "the data of n3, a member of reef that is down" in result.stderr
+    await leader.change("leave", node_id="n3")
+    await leader.board.append("s", 2)
+    result = await shoal(*asked, code=4)
+    assert "1 events of 1 streams are in the cluster" in result.stderr
+    assert not data_dir.exists()
+    found = (await leader.board.call("GET", "/v1/streams/s")).json["events"]
+    assert [event["data"] for event in found] == [1, 2]

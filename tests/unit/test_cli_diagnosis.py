@@ -93,6 +93,8 @@ def test_a_board_that_is_down_is_named_and_the_margin_is_gone() -> None:
 def test_a_board_that_only_the_leader_misses_is_a_matter_of_the_network() -> None:
     members = [member("n1", "leader"), member("n2"), member("n3", alive=False)]
     assert "n1 does not reach n3, which answers here" in str(told(view(members=members), view("n3")))
+    refused = view("n3") | {"status": "its key is older"}
+    assert "n3 says: its key is older" in str(told(view(members=members), refused))
 
 
 @pytest.mark.parametrize(

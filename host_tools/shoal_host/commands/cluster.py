@@ -6,6 +6,7 @@ import asyncio
 import re
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -111,7 +112,9 @@ def add(board: str, *, role: str, adopt: Path | None, target: Target, as_json: b
     it was. One that holds data is refused: --adopt appends its events to the cluster's streams (event ids make that
     safe to repeat), compares a digest, and moves the directory aside; then start the board, and it is added. Adoption
     keeps streams, versions, events and snapshots; positions and times become those of the cluster, and subscriptions
-    are not taken along. A stream that the cluster has with other events stops it before anything is written.
+    are not taken along. Streams that the cluster has with other events stop it before anything is written. Where one
+    goes on where the other ends, as on a board that was removed, or after an adoption that broke off, what is missing
+    is added; a snapshot that the cluster has stays.
     """
     body: dict[str, Any] = {"role": role, "address" if _ADDRESS.fullmatch(board) else "node_id": board}
     if adopt is None:
@@ -136,13 +139,17 @@ def add(board: str, *, role: str, adopt: Path | None, target: Target, as_json: b
 
 async def _add_when_met(boards: Boards, board: str, body: dict[str, Any]) -> View:
     """As soon as the board has been started. Raises NotFound when it is not."""
-    async with asyncio.timeout(None) as patience:
-        patience.reschedule(asyncio.get_running_loop().time() + ADOPTED_WAIT_S)
-        while True:
-            try:
-                return await boards.change("join", body, lambda view: board in _names(view))
-            except NotFound:
+    try:
+        async with asyncio.timeout(ADOPTED_WAIT_S):
+            while True:
+                with suppress(NotFound):
+                    return await boards.change("join", body, lambda view: board in _names(view))
                 await asyncio.sleep(AGAIN_S)
+    except TimeoutError:
+        raise NotFound(
+            f"the events are in the cluster, but {board} was not met in {ADOPTED_WAIT_S} s: start it, then "
+            f"shoal cluster add {board}"
+        ) from None
 
 
 @cluster.command(
@@ -174,7 +181,7 @@ Example:
 def promote(node: str, *, target: Target, as_json: bool) -> None:
     """Make a member vote that was added with --role learner."""
     view = _change(target, "promote", {"node_id": node}, lambda view: node in _names(view, voting=True))
-    _done(view, f"{node} votes now", as_json=as_json)
+    _done(view, f"{node} votes", as_json=as_json)
 
 
 @cluster.command(
@@ -201,11 +208,12 @@ def recover(confirm: str | None, *, target: Target, as_json: bool) -> None:
         raise ConfigError("--url", "name one board, the one that goes on")
     asked = _with_boards(target, lambda boards: boards.ask_all())
     view = asked[0].view or views(asked[:1])[0]
+    _require_furthest(view, views(asked))
     wanted = f"{view['node_id']}@{view['cluster_id']}"
     if confirm is None and as_json:
         raise InvalidRequest(_nobody_typed(wanted), pointer="--confirm")
     if confirm is None:
-        for line in _warning(view, views(asked)):
+        for line in _warning(view):
             note(one_line(line))
         confirm = _typed(wanted)
     node_id, at, cluster_id = confirm.rpartition("@")
@@ -231,19 +239,30 @@ def _nobody_typed(wanted: str) -> str:
     return f"nothing was done: nobody typed {wanted}; scripts write --confirm {wanted}"
 
 
-def _warning(view: View, found: list[View]) -> list[str]:
+def _require_furthest(view: View, found: list[View]) -> None:
+    """No other board that answers has more. Raises InvalidRequest."""
+    own = (view["last_term"], view["last_index"])
+    further = [
+        other["node_id"]
+        for other in found
+        if other["cluster_id"] == view["cluster_id"] and (other["last_term"], other["last_index"]) > own
+    ]
+    if further:
+        raise InvalidRequest(
+            f"STOP: nothing was done: {', '.join(further)} has more than {view['node_id']}, which would be lost. "
+            "Recover that one instead; one that cannot be, turn off first",
+            pointer="--url",
+        )
+
+
+def _warning(view: View) -> list[str]:
     others = [m["id"] for m in view["members"] if m["id"] != view["node_id"]]
-    lines = [
+    return [
         f"{view['node_id']} of {view['cluster_id']} has entry {view['last_index']} of term {view['last_term']}.",
         "It will go on as a cluster of one.",
         "Acknowledged events that only the others had are lost, and their positions are given anew.",
         f"These must never run again with their data: {', '.join(others) or 'nobody'}.",
     ]
-    own = (view["last_term"], view["last_index"])
-    further = [v["node_id"] for v in found if (v["last_term"], v["last_index"]) > own]
-    if further:
-        lines.append(f"STOP: {', '.join(further)} has more than this board. Recover that one instead.")
-    return lines
 
 
 def _summary(view: View) -> str:
