@@ -179,6 +179,9 @@ class CatchUp:
                 "copying to %s is cut short: %s", sending.node_id, str(error) or "it does not answer"
             )
             self._send(sending.node_id, CopyEnded(sending.ask.transfer, str(error)))
+        except Exception as error:  # noqa: BLE001 - told to the other side, which tries again
+            _log.exception("copying to %s failed", sending.node_id)
+            self._send(sending.node_id, CopyEnded(sending.ask.transfer, f"the sender failed: {error}"))
         finally:
             await run_job(self._thread(), exporter.close)
             if self._sending.get(sending.node_id, (None, None))[0] is sending:

@@ -343,11 +343,7 @@ class Node:
     async def hold(self, job: Callable[[], None]) -> None:
         """Run the job on the writer's thread, when all that is applied is committed."""
         self.sequencer.hand_over()
-        done: asyncio.Future[Any] = self._loop.create_future()
-        self._writer.commit_and(job, done.set_result)
-        outcome = await done
-        if isinstance(outcome, BaseException):
-            raise outcome
+        await self._writer.commit_and(job)
 
     def _install(self, importer: Importer | ManifestOnly) -> None:
         self._engine.close()
@@ -417,10 +413,12 @@ class Node:
             found = Verification()
             worker = self.means.workers("verify", 1)
             try:
-                for name in list(self.stores):
-                    path = self._engine.path_of(name)
-                    look = partial(verify_file, path, name, found, progress=self._go_on, running=True)
-                    await run_job(worker, partial(look, vfs=self.means.vfs))
+                for name, created_index in list(self._engine.created.items()):
+                    part, path = Verification(), self._engine.file_of(name, created_index)
+                    look = partial(verify_file, progress=self._go_on, vfs=self.means.vfs, running=True)
+                    await run_job(worker, partial(look, path, name, part))
+                    if self._engine.created.get(name) == created_index:  # else it was dropped meanwhile
+                        found.take_in(part)
             finally:
                 await asyncio.to_thread(worker.close)
         return found

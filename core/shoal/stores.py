@@ -198,7 +198,7 @@ class Stores:
             queue_limit=self._config.storage.writer_queue_limit,
             now_ms=self._clock.monotonic_ms,
             leadership=self._leadership,
-            parked=lambda: self._engine.stores[name].parked_counts,
+            parked=partial(self._parked, name),
         )
         self._readers[name], self._contexts[name] = readers, context
         self._open[name] = LocalStore(context)
@@ -208,6 +208,11 @@ class Stores:
             {"system_time": telemetry.system_time()},
             {"store_id": name, "mode": self._config.mode, "data_dir": str(settings.data_dir)},
         )
+
+    def _parked(self, name: str) -> dict[str, int]:
+        """Parked events by subscription; none once the writer's thread has dropped the store."""
+        store = self._engine.stores.get(name)
+        return {} if store is None else store.parked_counts
 
     # -- leading ---------------------------------------------------------------------------------
 

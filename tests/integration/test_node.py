@@ -444,3 +444,18 @@ async def test_of_a_stream_deleted_while_all_are_read_nothing_is_shown(tmp_path,
         context.reader = reader
         assert sorted(event.position for event in page.events) == [1, 9]
         assert page.next == (page.head if direction == "forward" else 1)
+
+
+async def test_a_commit_that_did_not_hold_the_last_entry_leaves_the_next_one_due(tmp_path):
+    """Also an entry without rows, as a delete: else it would wait in the transaction until something else came."""
+    async with opened(small(tmp_path)) as node:
+        await node.store("main").streams.append("s", NO_STREAM, events(1))
+        await commit(node)
+        before = node._engine.report()
+        assert node._writer._timer is None
+        await node.store("main").streams.delete("s")
+        await settle(node)
+        node._writer._on_committed(before)
+        assert node._writer._timer is not None
+        await commit(node)
+        assert node._writer._timer is None

@@ -1,4 +1,4 @@
-"""The receiver of a copy: whatever goes wrong, it goes on by itself or the node says so and ends."""
+"""Both sides of a copy: whatever goes wrong, it goes on by itself or the node says so and ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from shoal import catch_up
-from shoal.catch_up import CatchUp
+from shoal.catch_up import AskCopy, CatchUp, CopyEnded
 from shoal.errors import DiskFull
 from shoal.testing.inline_worker import InlineWorker
 
@@ -65,3 +65,20 @@ async def test_after_a_full_disk_it_is_tried_again(monkeypatch: pytest.MonkeyPat
         receiver.copies.fetch("leader")
         await turns()
         assert (receiver.tries, receiver.failures) == (count, [])
+
+
+async def test_a_sender_whose_database_fails_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    def breaks() -> None:
+        raise apsw.IOError("disk I/O error")
+
+    sent: list[Any] = []
+    node: Any = SimpleNamespace(
+        make_exporter=lambda: SimpleNamespace(close=lambda: None),
+        journal_only=SimpleNamespace(require_stores=breaks),
+        means=SimpleNamespace(workers=lambda *_: InlineWorker(asyncio.get_running_loop())),
+    )
+    copies = CatchUp(node, lambda node_id, word: sent.append((node_id, word)) or True, lambda: None)
+    copies.hear("n2", AskCopy(7, b""))
+    await turns()
+    assert sent == [("n2", CopyEnded(7, "the sender failed: disk I/O error"))]
+    assert "copying to n2 failed" in caplog.text

@@ -259,6 +259,19 @@ def test_a_drop_that_is_rolled_back_removes_nothing(tmp_path):
     made.close()
 
 
+def test_a_store_that_was_made_anew_and_is_rolled_back_is_the_one_before(tmp_path):
+    made = engine(tmp_path / "db")
+    made.replay(LOG[:3])
+    made.commit()
+    made.replay([record(4, DropStore("b")), record(5, CreateStore("b")), record(6, append("b", "u"))])
+    made.rollback()
+    assert told(made) == {"a": [("s", 2)], "b": [("s", 0)]}
+    assert made.stores["b"].db.path == made.path_of("b")
+    made.replay(LOG[3:])
+    assert told(made) == WHOLE
+    made.close()
+
+
 def test_entries_are_not_passed_over(tmp_path):
     made = engine(tmp_path / "db")
     with pytest.raises(StorageError, match="lacks entry 3"):

@@ -222,6 +222,16 @@ def test_a_transfer_goes_on_where_it_was(source, make_target, crash):
     assert make_target().rows() == source.rows()
 
 
+def test_a_store_that_was_dropped_meanwhile_is_not_missed_after_a_crash(source, make_target):
+    target = make_target()
+    importer = target.importer()
+    feed(importer, list(chunks(source))[:1])
+    stores = importer._building.stores
+    importer._building.remove_store(next(iter(stores)))
+    kept, _ = set(stores), importer.close()
+    assert set(target.importer()._building.stores) == kept != set()
+
+
 def test_another_sender_goes_on_if_it_has_the_same_events(source, make_target, tmp_path):
     target = make_target()
     importer = target.importer()
@@ -418,9 +428,7 @@ async def test_a_running_node_sends_it_and_goes_on(tmp_path, make_target):
         sent = await asyncio.to_thread(lambda: (exporter.begin(None), list(exporter.events()))[1])
         await main.streams.append("t", NO_STREAM, events(3))
         await settle(node)
-        held = asyncio.get_running_loop().create_future()
-        node._writer.commit_and(exporter.hold, held.set_result)
-        assert await held is None
+        await node._writer.commit_and(exporter.hold)
         await main.streams.append("u", NO_STREAM, events(3))
         await commit(node)
         sent += await asyncio.to_thread(lambda: list(exporter.rest()))

@@ -121,6 +121,29 @@ async def test_a_verification_ends_when_the_node_closes(tmp_path, monkeypatch):
                 await verifying
 
 
+async def test_a_store_that_is_dropped_while_it_is_verified_is_no_damaged_one(tmp_path, monkeypatch):
+    async with opened(small(tmp_path)) as node:
+        await node.create_store("gone")
+        await node.store("gone").streams.append("s", NO_STREAM, events(1))
+        loop, going = asyncio.get_running_loop(), []
+
+        def dropped_meanwhile(path, name, found, **options):
+            if name == "gone":
+                asyncio.run_coroutine_threadsafe(drop(), loop).result(10)
+                assert not path.exists()
+            going.append(name)
+            verify_file(path, name, found, **options)
+
+        async def drop():
+            await node.drop_store("gone")
+            await commit(node)
+
+        monkeypatch.setattr("shoal.node.verify_file", dropped_meanwhile)
+        found = await node.verify()
+        assert sorted(going) == ["gone", "main"]
+        assert (found.problems, found.stores) == ([], 1)
+
+
 async def test_a_verification_beside_appends_and_deletes_finds_nothing(tmp_path, monkeypatch):
     """Slices are snapshots of their own: what comes and goes between them is no damage."""
     monkeypatch.setattr("shoal.storage.verify_store.SLICE_ROWS", 7)

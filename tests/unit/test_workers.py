@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from shoal.storage.workers import ThreadWorker
+from shoal.storage.workers import ThreadWorker, run_job
 
 
 async def test_a_job_runs_on_its_thread_and_its_callback_on_the_loop():
@@ -53,4 +53,19 @@ async def test_a_callback_for_a_loop_that_is_gone_is_let_go():
     worker = ThreadWorker("test", loop)
     loop.close()
     worker.submit(lambda: 1, lambda _: None)
+    await asyncio.to_thread(worker.close)
+
+
+async def test_whoever_waits_no_more_is_not_told():
+    """Else the loop would log an error for each job whose caller has gone."""
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    worker = ThreadWorker("test", asyncio.get_running_loop())
+    go_on = threading.Event()
+    waiting = asyncio.ensure_future(run_job(worker, lambda: go_on.wait(5)))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    go_on.set()
+    assert await run_job(worker, lambda: 1) == 1
+    assert told == []
     await asyncio.to_thread(worker.close)

@@ -22,6 +22,7 @@ from shoal.cluster.log_start import begin_group, configuration_record, read_star
 from shoal.cluster.pace import Pacemaker
 from shoal.cluster.ports import Log, LogWorker, Nobody, Peers
 from shoal.errors import DiskFull, NoLeader
+from shoal.futures import settle
 from shoal.raft.entries import LogStart
 from shoal.raft.errors import ChangeRefused, NotLeader
 from shoal.raft.log import Configuration, Kind, Member
@@ -210,7 +211,7 @@ class RaftDriver:
 
     def _answer_reads(self, futures: list[asyncio.Future[int]], index: int) -> None:
         for future in futures:
-            _resolve(future, index)
+            settle(future, index)
 
     def _fail_reads(self) -> None:
         for futures in self._reads.values():
@@ -242,7 +243,7 @@ class RaftDriver:
             index = self.core.propose_configuration(configuration, self._clock.monotonic_ms())
         except NotLeader as error:
             raise NoLeader(str(error), leader=error.leader) from error
-        self._pending[index] = (self.core.term, partial(_resolve, future))
+        self._pending[index] = (self.core.term, partial(settle, future))
         self._pump()
         outcome = await future
         if isinstance(outcome, BaseException):
@@ -278,7 +279,7 @@ class RaftDriver:
     async def begin_group(self, members: Sequence[Member], random: Draws) -> None:
         """Give an empty log the configuration to begin with, unless it has one by now. Raises OSError, DiskFull."""
         done: asyncio.Future[object] = self._loop.create_future()
-        self._worker.submit(partial(begin_group, self._log, members), partial(_resolve, done))
+        self._worker.submit(partial(begin_group, self._log, members), partial(settle, done))
         outcome = await done
         if isinstance(outcome, BaseException):
             raise outcome
@@ -299,7 +300,7 @@ class RaftDriver:
         before = self.core
         done: asyncio.Future[LogStart | BaseException] = self._loop.create_future()
         write = partial(self._write_alone, before.term, before.log.handed)
-        self._worker.submit(write, partial(_resolve, done))
+        self._worker.submit(write, partial(settle, done))
         outcome = await done
         self._held = False
         if isinstance(outcome, BaseException):
@@ -342,7 +343,7 @@ class RaftDriver:
         if seen != self._seen:
             self._seen = seen
             if self._left is not None and core.role != "leader":
-                _resolve(self._left, None)
+                settle(self._left, None)
             self.changed()
 
     def _tell_commit(self, turns: int) -> None:
@@ -479,11 +480,6 @@ class RaftDriver:
     def _fail(self, error: BaseException) -> None:
         self.stop()
         self._failed(error)
-
-
-def _resolve(future: asyncio.Future[Any], value: object) -> None:
-    if not future.done():
-        future.set_result(value)
 
 
 def _nobody(_: object) -> None:

@@ -94,6 +94,7 @@ class Building:
     def remove_store(self, key: StoreKey) -> None:
         """A store was dropped meanwhile."""
         path = self.path_of(key)
+        self.catalog.remove_store(*key)
         self.stores.pop(key).close()
         for name in self._files.names(path.parent):
             if name.startswith(path.name):

@@ -339,8 +339,10 @@ class Engine:
         self.created = self._read_created()
         known = {self.path_of(name) for name in self.created}
         self._dropped = [dropped for dropped in self._dropped if dropped.path not in known]
-        for name in [name for name in self.stores if name not in self.created]:
-            self.stores.pop(name).close()
+        for name, store in list(self.stores.items()):
+            # Also one that was made in the place of another of its name: that one is back.
+            if name not in self.created or store.db.path != self.path_of(name):
+                self.stores.pop(name).close()
         for name in self.created:
             if name not in self.stores:
                 self.stores[name] = self._open_store(name)

@@ -138,6 +138,14 @@ class IncomingCatalog(Incoming):
         self.connection.execute("INSERT OR REPLACE INTO store VALUES (?, ?)", (name, created_index))
         self.settle()
 
+    def remove_store(self, name: str, created_index: int) -> None:
+        """A store's file is about to go."""
+        self._begin()
+        self.connection.execute(
+            "DELETE FROM store WHERE name = ? AND created_index = ?", (name, created_index)
+        )
+        self.settle()
+
 
 class IncomingStore(Incoming):
     """A store's file."""

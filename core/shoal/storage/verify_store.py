@@ -54,6 +54,16 @@ class Verification(msgspec.Struct):
         """Whether everything was as stored."""
         return not self.problems
 
+    def take_in(self, part: Verification) -> None:
+        """Count what was looked at in other stores, with what was wrong there."""
+        self.stores += part.stores
+        self.streams += part.streams
+        self.events += part.events
+        self.snapshots += part.snapshots
+        self.subscriptions += part.subscriptions
+        for problem in part.problems:
+            self.add(problem.where, problem.what)
+
     def add(self, where: str, what: str) -> None:
         """Note a problem."""
         if len(self.problems) < MAX_PROBLEMS:

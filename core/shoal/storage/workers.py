@@ -9,7 +9,10 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, TypeVar
+
+from shoal.futures import settle
 
 T = TypeVar("T")
 Job = Callable[[], Any]
@@ -85,7 +88,7 @@ class ThreadWorker:
 async def run_job(worker: Submits, job: Callable[[], T]) -> T:
     """Run a job on a worker and wait for it."""
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    worker.submit(job, future.set_result)
+    worker.submit(job, partial(settle, future))
     outcome: Any = await future
     if isinstance(outcome, BaseException):
         raise outcome

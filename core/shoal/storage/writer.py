@@ -12,7 +12,7 @@ from shoal import telemetry
 from shoal.errors import StorageError
 from shoal.storage.engine import Engine, Report, is_disk_full
 from shoal.storage.journal import Journal
-from shoal.storage.workers import Worker
+from shoal.storage.workers import Worker, run_job
 from shoal.store.ports import ApplyEntry
 
 BACKLOG_LOW = 2_000
@@ -52,6 +52,7 @@ class Writer:
         self._full = full
         self._release_reserve = release_reserve
         self._taken = 0
+        self._last_index = 0
         self._done = 0
         self._timer: asyncio.TimerHandle | None = None
         self._broken: BaseException | None = None
@@ -66,6 +67,7 @@ class Writer:
         """See shoal.store.ports.Applier."""
         rows = sum(map(_rows_of, entries))
         self._taken += rows
+        self._last_index = entries[-1].index
         if self._timer is None:
             self._timer = self._loop.call_later(self._commit_interval_ms / 1_000, self.commit)
         self._worker.submit(partial(self._apply, entries, rows))
@@ -82,9 +84,9 @@ class Writer:
         """Commit soon and bring everything into the files, so that the journal can be shortened."""
         self._worker.submit(partial(self._make_durable, done))
 
-    def commit_and(self, job: Callable[[], object], done: Callable[[Any], None]) -> None:
-        """Commit soon, then run `job` on the writer's thread before anything else is applied."""
-        self._worker.submit(partial(self._commit_and, job), done)
+    async def commit_and(self, job: Callable[[], object]) -> None:
+        """Commit, then run `job` on the writer's thread before anything else is applied; raises as the job."""
+        await run_job(self._worker, partial(self._commit_and, job))
 
     def submit(self, job: Callable[[], object], done: Callable[[Any], None]) -> None:
         """Run a read on the writer's thread; its connection sees everything applied."""
@@ -185,7 +187,7 @@ class Writer:
     # -- on the loop -----------------------------------------------------------------------------
 
     def _on_committed(self, report: Report) -> None:
-        if self._timer is not None and not self.backlog:
+        if self._timer is not None and report.index >= self._last_index:
             self._timer.cancel()
             self._timer = None
         self._committed(report)

@@ -73,10 +73,11 @@ def discover(
     if rows:
         print_table(("cluster", "board", "addresses", "method"), rows)
     else:
-        methods = ", ".join(settings.discovery.methods) or "no method"
-        note(
-            f"nobody was heard in {duration_s:g} s by {methods}: the secret, group and port must be the boards' own"
-        )
+        methods = settings.discovery.methods
+        hint = "the boards must use it too, on this network"
+        if "multicast" in methods:
+            hint = "the secret, group and port must be the boards' own"
+        note(f"nobody was heard in {duration_s:g} s by {', '.join(methods) or 'no method'}: {hint}")
 
 
 async def listen(config: Config, secret: bytes, duration_s: float) -> tuple[list[Peer], list[str]]:
