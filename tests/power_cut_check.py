@@ -108,7 +108,7 @@ class Reference:
         _check_uncut(found, model)
         self.name = name
         self.model = model
-        self._bounds = list(_bounds(name, base, marks))
+        self._bounds = list(bounds(name, base, marks))
         self.rows = found.rows
         self._gapless = not any(stream.tombstoned for stream in found.streams.values())
         self._by_position = {row[2]: row for row in found.rows}
@@ -134,7 +134,7 @@ class Reference:
         return fitting[0]
 
 
-def _bounds(name: str, least: int, marks: Iterable[object]) -> Iterator[tuple[int, int]]:
+def bounds(name: str, least: int, marks: Iterable[object]) -> Iterator[tuple[int, int]]:
     """After each number of marks: the step last answered, and the last one that may have been reached."""
     open_questions = 0
     yield least, least

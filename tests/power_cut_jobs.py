@@ -26,6 +26,7 @@ from power_cut_check import (
     read,
     reopen,
 )
+from power_cut_passing import Passed, Passing
 from power_cut_workload import Answered, Asked, Model, Workload
 
 from shoal.config import Config, StorageConfig, StoreConfig
@@ -79,10 +80,11 @@ class Recorded:
 
     log: WriteLog
     references: Sequence[Reference]
+    passed: Passed
     facts: Mapping[str, int]
 
 
-Life = Callable[[PowerCutDisk, Files], Coroutine[Any, Any, list[Workload]]]
+Life = Callable[[PowerCutDisk, Files], Coroutine[Any, Any, tuple[list[Workload], Passing]]]
 
 
 def run(job: Job) -> Outcome:
@@ -113,6 +115,7 @@ def replay(seed: int) -> str | None:
                 found = read(opened, reference.name)
                 if found.state != reference.model.states[-1] or found.rows != reference.rows:
                     return f"workload seed {seed}: store {reference.name} is not as its life left it"
+            recorded.passed.check_end(opened)
         finally:
             close(opened)
     return None
@@ -123,19 +126,20 @@ def cut_and_judge(recorded: Recorded, target: Path, count: int, seed: int, outco
     for number, image in enumerate(images(recorded.log, target, count, seed)):
         outcome.images += 1
         try:
-            judge(image, recorded.references, thorough=number % 20 == 0)
+            judge(image, recorded, thorough=number % 20 == 0)
         except Exception as error:  # noqa: BLE001 - whatever recovery raises is what was found
             outcome.fail(f"workload seed {seed}, {image.describe()}\n  => {type(error).__name__}: {error}")
 
 
-def judge(image: Image, references: Sequence[Reference], *, thorough: bool) -> dict[str, int]:
+def judge(image: Image, recorded: Recorded, *, thorough: bool) -> dict[str, int]:
     """Recover an image; which step of its history each store is at. Raises Problem, and what recovery raises."""
     opened = reopen(image.path)
     try:
         if any("damaged" in note for note in opened.notes):
             raise Problem(str(opened.notes))
         steps = {}
-        for reference in references:
+        recorded.passed.check(opened, image.marks)
+        for reference in recorded.references:
             found = read(opened, reference.name)
             steps[reference.name] = reference.check(found, image.marks)
             if thorough:
@@ -158,7 +162,7 @@ def run_again(recorded: Recorded, image: Image, path: Path, outcome: Outcome) ->
     """Take the board up as the cut left it, ask again what was not answered, work on, and cut again."""
     text = f"second life after {image.describe()}"
     try:
-        steps = judge(image, recorded.references, thorough=True)
+        steps = judge(image, recorded, thorough=True)
         shutil.rmtree(path / "again", ignore_errors=True)
         build_image(recorded.log, path / "again", image.cut, image.seed)
         models = {each.name: each.model.until(steps[each.name]) for each in recorded.references}
@@ -191,7 +195,7 @@ def record(root: Path, wrap: power_cut_mutants.Wrap, life: Life, bases: Mapping[
     """Let a life happen on a recorded disk, and read what it left there."""
     disk = PowerCutDisk(root)
     with asyncio.Runner(loop_factory=_StillLoop) as runner:
-        workloads = runner.run(life(disk, wrap(disk.files)))
+        workloads, passing = runner.run(life(disk, wrap(disk.files)))
     disk.close()
     if set(disk.unrecorded()) - {"LOCK"}:
         raise Problem(f"written past the log: {disk.unrecorded()}")
@@ -210,7 +214,7 @@ def record(root: Path, wrap: power_cut_mutants.Wrap, life: Life, bases: Mapping[
         ]
     finally:
         close(opened)
-    return Recorded(disk.log, references, facts)
+    return Recorded(disk.log, references, Passed(passing, marks), facts)
 
 
 def log_shape(seed: int) -> list[tuple[object, ...]]:
@@ -230,21 +234,21 @@ def log_shape(seed: int) -> list[tuple[object, ...]]:
 
 async def first_life(
     disk: PowerCutDisk, files: Files, seed: int, *, segment_bytes: int = SEGMENT_BYTES
-) -> list[Workload]:
+) -> tuple[list[Workload], Passing]:
     """A new board: a clean restart in the middle, a second store when the journal has long been shortened."""
     main = Workload(MAIN, seed, disk.mark, Model())
     late = Workload(LATE, seed, disk.mark, Model())
-    clock = FakeClock()
+    clock, passing = FakeClock(), Passing(disk.mark)
     means = means_of(disk, files, clock, seed)
     async with await Node.open(config(disk.root, segment_bytes), means=means) as node:
-        await work(node, [main], clock, ROUNDS // 2)
+        await work(node, [main], clock, ROUNDS // 2, passing)
     async with await Node.open(config(disk.root, segment_bytes), means=means) as node:
         with slow_reader(disk):
-            await work(node, [main], clock, ROUNDS // 4)
+            await work(node, [main], clock, ROUNDS // 4, passing)
         await node.create_store(LATE)
-        await work(node, [main, late], clock, ROUNDS // 4)
+        await work(node, [main, late], clock, ROUNDS // 4, passing)
         await main.look(node.store(MAIN))
-    return [main, late]
+    return [main, late], passing
 
 
 @contextmanager
@@ -262,26 +266,30 @@ def slow_reader(disk: PowerCutDisk) -> Iterator[None]:
 
 async def second_life(
     disk: PowerCutDisk, files: Files, image: Image, models: Mapping[str, Model]
-) -> list[Workload]:
+) -> tuple[list[Workload], Passing]:
     """After a power cut: everything is as it was found, what was not answered is asked again, work goes on."""
-    clock = FakeClock()
+    clock, passing = FakeClock(), Passing(disk.mark)
     workloads = [Workload(name, image.seed, disk.mark, model) for name, model in models.items()]
     async with await Node.open(config(disk.root), means=means_of(disk, files, clock, image.seed)) as node:
+        await passing.take_up(node)
         for workload in workloads:
             if workload.name not in node.stores:
                 await node.create_store(workload.name)
             store = node.store(workload.name)
             await workload.look(store)
             await workload.retry(store, unanswered(image.marks, workload.name))
-        await work(node, workloads, clock, ROUNDS_AFTER)
+        await work(node, workloads, clock, ROUNDS_AFTER, passing)
         for workload in workloads:
             await workload.look(node.store(workload.name))
-    return workloads
+    return workloads, passing
 
 
-async def work(node: Node, workloads: Sequence[Workload], clock: FakeClock, rounds: int) -> None:
+async def work(
+    node: Node, workloads: Sequence[Workload], clock: FakeClock, rounds: int, passing: Passing
+) -> None:
     """Rounds of each workload on its own store. Raises what made the node fail."""
     for _ in range(rounds):
+        await passing.step(node)
         for workload in workloads:
             clock.advance(7)
             await workload.run(node.store(workload.name), 1)

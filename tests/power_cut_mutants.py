@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from shoal.storage.database import Database
+from shoal.storage.engine import Engine, Report, _remove_database
 from shoal.storage.files import Files
 from shoal.storage.subscriptions_db import SubscriptionsDb
 
@@ -61,11 +62,26 @@ def _every_other_time(flush: Callable[[SubscriptionsDb], None]) -> Callable[[Sub
     return mutant
 
 
+def _at_once(self: Engine) -> None:
+    for dropped in self._dropped:
+        _remove_database(self._files, dropped.path)
+    self._dropped.clear()
+
+
+def _first_remove(commit: Callable[[Engine], Report]) -> Callable[[Engine], Report]:
+    def mutant(self: Engine) -> Report:
+        self._remove_dropped()
+        return commit(self)
+
+    return mutant
+
+
 MUTANTS = (
     "no fdatasync",
     "segment dropped at commit",
     "applied_index outside the transaction",
     "a subscription kept back over a commit",
+    "a dropped store's file removed at once",
 )
 
 
@@ -86,6 +102,10 @@ def applied(name: str | None) -> Iterator[Wrap]:
                 yield lambda files: files
             case "a subscription kept back over a commit":
                 patch.setattr(SubscriptionsDb, "flush", _every_other_time(SubscriptionsDb.flush))
+                yield lambda files: files
+            case "a dropped store's file removed at once":
+                patch.setattr(Engine, "_remove_dropped", _at_once)
+                patch.setattr(Engine, "commit", _first_remove(Engine.commit))
                 yield lambda files: files
             case _:
                 raise ValueError(name)

@@ -28,6 +28,7 @@ from shoal.model.subscriptions import SubscriptionChanged, SubscriptionDeleted
 from shoal.raft.log import Kind
 from shoal.storage import queries
 from shoal.storage.engine import Engine, Report, Settings, is_disk_full
+from shoal.storage.files import RealFiles
 from shoal.storage.segment import Identity, Record
 from shoal.store.ports import ApplyEntry, StoreChanges
 from shoal.types import ANY_VERSION, SubscriptionOptions
@@ -37,7 +38,7 @@ SETTINGS = Settings(commit_rows=1_000, commit_bytes=1 << 20, cache_bytes=1 << 20
 
 def engine(directory, settings=SETTINGS, identity=IDENTITY):
     directory.mkdir(exist_ok=True)
-    return Engine(directory, settings, identity, lambda _name: directory)
+    return Engine(directory, settings, identity, lambda _name: directory, RealFiles())
 
 
 def record(index, *commands):

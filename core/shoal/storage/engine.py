@@ -23,7 +23,7 @@ from shoal.raft.log import Kind
 from shoal.storage import queries
 from shoal.storage.chain import row_digest
 from shoal.storage.database import Database
-from shoal.storage.files import RealFiles
+from shoal.storage.files import Files
 from shoal.storage.schema import CATALOG_MIGRATIONS
 from shoal.storage.segment import Identity, Record
 from shoal.storage.store_db import StoreDb
@@ -71,8 +71,10 @@ class Engine:
         settings: Settings,
         identity: Identity,
         store_directory: Callable[[str], Path],
+        files: Files,
     ) -> None:
         self.directory = directory
+        self._files = files
         self._closed = False
         self.settings = settings
         self.identity = identity
@@ -119,7 +121,7 @@ class Engine:
             )
 
     def _open_store(self, name: str) -> StoreDb:
-        _make_directory(self._store_directory(name))
+        _make_directory(self._files, self._store_directory(name))
         store = StoreDb(
             self.path_of(name),
             cache_bytes=self.settings.cache_bytes,
@@ -294,7 +296,7 @@ class Engine:
         """Remove the files of dropped stores, once it is durable that they are: until then a start may need them."""
         if self._dropped and self.catalog.wal_checkpoint():
             for dropped in self._dropped:
-                _remove_database(dropped.path)
+                _remove_database(self._files, dropped.path)
             self._dropped.clear()
 
     def _put_identity(self) -> None:
@@ -364,7 +366,7 @@ class Engine:
         if not strays or not self.catalog.wal_checkpoint():
             return []
         for path in strays:
-            _remove_database(path)
+            _remove_database(self._files, path)
         return strays
 
     def close(self) -> None:
@@ -376,9 +378,10 @@ class Engine:
             self.catalog.close()
 
 
-def _remove_database(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+def _remove_database(files: Files, path: Path) -> None:
+    for each in (path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")):
+        if each.exists():
+            files.unlink(each)
 
 
 def store_file(name: str, created_index: int) -> str:
@@ -395,12 +398,12 @@ def _decode(record: Record) -> Proposal:
         ) from error
 
 
-def _make_directory(path: Path) -> None:
+def _make_directory(files: Files, path: Path) -> None:
     """Make a directory and its parents; their names are durable, as are then those of the files in it."""
     if not path.exists():
-        _make_directory(path.parent)
-        path.mkdir(mode=0o700)
-        RealFiles().sync_dir(path.parent)
+        _make_directory(files, path.parent)
+        files.mkdir(path)
+        files.sync_dir(path.parent)
 
 
 class _SqlView:
@@ -451,9 +454,10 @@ def open_engine(
     settings: Settings,
     identity: Identity,
     store_directory: Callable[[str], Path],
+    files: Files,
 ) -> Engine:
     """Open the databases. Raises DatabaseCorrupt when SQLite finds one damaged."""
     try:
-        return Engine(directory, settings, identity, store_directory)
+        return Engine(directory, settings, identity, store_directory, files)
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise DatabaseCorrupt(f"{directory}: {error}") from error

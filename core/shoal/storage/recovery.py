@@ -129,7 +129,7 @@ def open_storage(
             complete(files, places, journal, install)
             notes.append(f"a raft_snapshot up to entry {install.index} was being installed; that is done now")
         hollow = (places.root / HOLLOW).exists()  # not before: a copy that is complete now makes it whole
-        engine = open_databases(journal, places, generation, settings, bare=witness or hollow)
+        engine = open_databases(files, journal, places, generation, settings, bare=witness or hollow)
     except DatabaseCorrupt as error:
         hollow = journal.first_index != 1
         if not hollow:
@@ -148,7 +148,7 @@ def open_storage(
                 f"{error.detail}. The journal no longer holds everything, so it cannot be rebuilt: "
                 "restore the data directory from a backup, or remove this board and add it again"
             ) from error
-        engine = open_databases(journal, places, generation, settings, bare=hollow)
+        engine = open_databases(files, journal, places, generation, settings, bare=hollow)
     except BaseException:
         journal.close()
         raise
@@ -175,7 +175,7 @@ def _remove_databases(files: Files, directories: Sequence[Path]) -> None:
 
 
 def open_databases(
-    journal: Journal, places: Places, generation: str, settings: Settings, *, bare: bool = False
+    files: Files, journal: Journal, places: Places, generation: str, settings: Settings, *, bare: bool
 ) -> Engine:
     """Open a generation and apply what the journal has beyond it. Raises StorageError.
 
@@ -184,7 +184,7 @@ def open_databases(
     directory = places.directory(generation)
     suspect = (directory / SUSPECT).exists()
     engine = open_engine(
-        directory, settings, journal.identity, lambda name: places.of_store(generation, name)
+        directory, settings, journal.identity, lambda name: places.of_store(generation, name), files
     )
     try:
         if not bare:

@@ -86,7 +86,8 @@ class RecordingFiles:
     def unlink(self, path: Path) -> None:
         with self._recorder.lock:
             self._real.unlink(path)
-            self._recorder.unlink(path)
+            if not path.name.endswith("-shm"):
+                self._recorder.unlink(path)
 
     def rmdir(self, path: Path) -> None:
         with self._recorder.lock:

@@ -66,6 +66,13 @@ class RecordingFile(apsw.VFSFile):
         self._node = node
         self._directory = directory
 
+    def xLock(self, level: int) -> None:  # noqa: N802
+        """As the default VFS. A reader that is the last to close cannot lock, which SQLite takes, and apsw raises."""
+        try:
+            super().xLock(level)
+        except apsw.IOError as error:
+            raise apsw.BusyError(str(error)) from error
+
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
         """Write and record."""
         with self._recorder.lock:
