@@ -183,15 +183,15 @@ async def test_what_a_leader_that_closes_refuses_one_by_one_keeps_its_order(pair
 
 
 async def test_a_condition_is_passed_on_as_it_came(pair):
-    """What this node has looked up is of its store: the leader may have another of the name by now."""
+    """The leader looks it up: by then the follower's store may be another of the name."""
     pair.follower.memory.state.position = pair.follower.memory.base = 10
-    pair.follower.found = [None]
     condition = Condition(Query((QueryItem(types=("e",)),)), after=3)
     pair.follower.append(condition=condition)
     await pair.follower.turn()
     (item,) = msgspec.msgpack.decode(pair.wire[0].items, type=list[Item])
     assert isinstance(item.command, Append)
     assert item.command.condition == condition
+    assert pair.follower.searches == []
 
 
 async def test_what_could_not_leave_leaves_later(pair):

@@ -18,7 +18,7 @@ from shoal.errors import InternalError, NotFound, ShoalError, Timeout
 from shoal.model.commands import Append, Command
 from shoal.store.lanes import Checked, Lanes, Pending
 from shoal.store.memory import StoreMemory
-from shoal.store.ports import Fetcher, Search
+from shoal.store.ports import Consensus, Fetcher, Search
 from shoal.types import Condition
 
 AGAIN_S = 0.01
@@ -28,15 +28,20 @@ _log = logging.getLogger(__name__)
 
 
 class Conditions:
-    """Searches for appends that `lanes` hold; `wake` is called when one is queued, or answered."""
+    """Searches for appends that `lanes` hold; `wake` is called when one is queued, or answered.
+
+    Only where they are proposed: by then a follower's store may be another of the name.
+    """
 
     def __init__(
         self,
+        consensus: Consensus,
         stores: Mapping[str, StoreMemory],
         fetcher: Fetcher,
         lanes: Lanes,
         wake: Callable[[], None],
     ) -> None:
+        self._consensus = consensus
         self._stores = stores
         self._fetcher = fetcher
         self._lanes = lanes
@@ -48,7 +53,9 @@ class Conditions:
         """Queue an append with a condition, once what the database holds is known. Raises TooBusy."""
         memory = self._stores.get(pending.command.store)
         after = _condition(pending).after
-        if memory is None:  # a follower had it: it may come before this is proposed
+        if (
+            memory is None or not self._consensus.serves
+        ):  # it may be there, or this node lead, before this is proposed
             pending.checked = Checked(None, 0, after, _NO_STORE)
             self._lanes.put(pending, limit)
         elif after >= memory.base:  # it is about events in memory alone
@@ -116,10 +123,7 @@ class Conditions:
 
 
 def proposed_command(pending: Pending) -> Command:
-    """The command as it is proposed: a condition begins after what was looked up.
-
-    That is of this node's store. What is passed on to a leader is as it came: by then another may have the name.
-    """
+    """The command as it is proposed: a condition begins after what was looked up."""
     command, checked = pending.command, pending.checked
     if checked is None or not isinstance(command, Append) or command.condition is None:
         return command

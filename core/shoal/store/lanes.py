@@ -130,8 +130,11 @@ class Lanes:
         self._bytes -= pending.size
         return True
 
-    def take(self, may_go: Callable[[Pending], bool]) -> list[Pending]:
-        """Commands for the next entry, from every lane in turn; a condition that may not go yet is held again."""
+    def take(self, may_go: Callable[[Pending], bool] | None) -> list[Pending]:
+        """Commands for the next entry, from every lane in turn; a condition that may not go yet is held again.
+
+        `may_go` None: all may.
+        """
         batch: list[Pending] = []
         size = 0
         deleting: set[str] = set()
@@ -147,7 +150,7 @@ class Lanes:
                     self._bytes -= pending.size
                     if pending.future.done():
                         continue
-                    if pending.checked is not None and not may_go(pending):
+                    if may_go is not None and pending.checked is not None and not may_go(pending):
                         self._bytes += pending.size
                         self._hold(pending)
                         continue

@@ -94,7 +94,7 @@ class Sequencer:
         self._idle.set()
         self._moved = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._conditions = Conditions(self.stores, fetcher, self._lanes, self._wake)
+        self._conditions = Conditions(consensus, self.stores, fetcher, self._lanes, self._wake)
         self.followers = FromFollowers(consensus, clock, self._queue_passed_on)
         """Where commands go that a follower passes on."""
         self._decider.catalog_changed = self._on_catalog
@@ -264,7 +264,7 @@ class Sequencer:
             return [pending for pending in taken if pending.origin is None or pending.origin.term == term]
         leader = consensus.leader if consensus.role != "leader" else None  # one that serves soon waits for it
         if leader is not None and self._forwarding.may_pass_on(consensus.term):
-            batch = self._own_only(self._lanes.take(self._conditions.may_go))
+            batch = self._own_only(self._lanes.take(None))
             if batch:
                 self._pass_on(batch, leader)
         return []
