@@ -294,11 +294,19 @@ class Consumers:
         """Whether that node leads, and says that nothing is left to deliver."""
         if host.node is None or not host.node.driver.serves:
             return False
+
+        async def lag(node: Node) -> int:
+            store = node.store(STORE)
+            await store.settle_reads(
+                "leader"
+            )  # what the others have committed may still be on its way to its disk
+            return (await store.subscriptions.stats(self.name)).lag
+
         try:
-            stats = await self.desk.call(host, lambda node: node.store(STORE).subscriptions.stats(self.name))
+            left: int = await self.desk.call(host, lag)
         except ShoalError:
             return False
-        return bool(stats.lag == 0)
+        return left == 0
 
     async def consume(self, number: int, until: Callable[[], bool], pause_s: float) -> None:
         """Pull, ack, and now and then forget to."""
