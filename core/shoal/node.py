@@ -413,7 +413,8 @@ class Node:
             found = Verification()
             worker = self.means.workers("verify", 1)
             try:
-                for name, created_index in list(self._engine.created.items()):
+                for name in list(self.stores):
+                    created_index = self._engine.created.get(name, 0)
                     part, path = Verification(), self._engine.file_of(name, created_index)
                     look = partial(verify_file, progress=self._go_on, vfs=self.means.vfs, running=True)
                     await run_job(worker, partial(look, path, name, part))

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from cluster_kit import Member, Reef, reef, until
+from msgspec import structs
 from token_kit import add, bearer
+
+from shoal.http import lasting
 
 ONE = "/v1/subscriptions/s"
 ALL = {"type": "all"}
@@ -181,3 +184,28 @@ async def test_a_token_for_some_streams_pulls_from_no_other_subscription_with_a_
     answer = await reader.read()
     writer.close()
     assert answer.startswith(b"HTTP/1.1 403 "), answer
+
+
+async def test_a_waiting_pull_is_of_the_subscription_that_was_checked(
+    cluster: Reef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the loop has to do comes before the check, or after the lease."""
+    leader = await cluster.grow(1)
+    board, memory = leader.board, known(leader)
+    admin = bearer(await add(cluster.directory / "n1", "admin"))
+    text = await add(cluster.directory / "n1", "read", ["pub"])
+    await board.call("PUT", ONE, PUBLIC, headers=admin)
+    await board.call("PUT", "/v1/subscriptions/t", ALL, headers=admin)
+    await board.append("secret", 1, headers=admin)
+    loop, attend = asyncio.get_running_loop(), lasting.attend
+
+    def decided() -> None:
+        memory["s"] = structs.replace(memory["t"], name="s")
+
+    async def later(call: Any, work: Any, left: Any) -> Any:
+        loop.call_soon(decided)
+        return await attend(call, work, left)
+
+    monkeypatch.setattr(lasting, "attend", later)
+    pulled = await board.call("POST", f"{ONE}/pull", {"wait_ms": 100}, headers=bearer(text))
+    assert (pulled.status, pulled.code) == (403, "forbidden")

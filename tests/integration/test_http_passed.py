@@ -279,3 +279,19 @@ async def test_nothing_is_passed_on_to_who_is_not_the_leader(
         server.close()
         await server.wait_closed()
     await until(lambda: heard == [b"", b""])
+
+
+async def test_connections_of_before_the_leaders_key_was_renewed_are_made_anew(cluster: Reef) -> None:
+    leader, follower = await two(cluster)
+    board = follower.board
+    assert (await board.call("PUT", ONE, ALL)).status == 201
+    pulls = [board.call("POST", f"{ONE}/pull", {"wait_ms": 200, "consumer": f"c{n}"}) for n in range(4)]
+    assert [reply.status for reply in await asyncio.gather(*pulls)] == [200] * 4, "as many are kept"
+    tls_dir = cluster.directory / "tls" / "n1"
+    before = await asyncio.to_thread(load_identity, tls_dir)
+    await asyncio.to_thread(partial(issue, cluster.authority, "n1", tls_dir, renew=True))
+    leader.node._use_identity(await asyncio.to_thread(load_identity, tls_dir))
+    members = follower.node.members
+    await until(lambda: is_retired(members.configuration, before.key_hash))
+    await until(lambda: leader.node.is_alive("n2") and follower.node.is_alive("n1"))
+    assert (await board.call("POST", f"{ONE}/pull", {"wait_ms": 0})).status == 200

@@ -248,6 +248,28 @@ def test_a_dropped_store_keeps_its_file_until_the_drop_is_durable(tmp_path):
     made.close()
 
 
+def test_a_dropped_store_that_somebody_still_reads_loses_its_files(tmp_path, monkeypatch):
+    """The reader's end takes away what is beside the file, at any moment."""
+    made = engine(tmp_path / "db")
+    made.replay(LOG[:3])
+    made.commit()
+    reader = apsw.Connection(str(tmp_path / "db" / "b-1.db"), flags=apsw.SQLITE_OPEN_READONLY)
+    reader.execute("SELECT count(*) FROM event").fetchall()
+    made.replay(LOG[3:4])
+    unlink = made._files.unlink
+
+    def ends_first(path):
+        reader.close()
+        if path.name.endswith(("-wal", "-shm")):
+            path.unlink(missing_ok=True)
+        unlink(path)
+
+    monkeypatch.setattr(made._files, "unlink", ends_first)
+    made.make_durable()
+    assert not list((tmp_path / "db").glob("b-1.db*"))
+    made.close()
+
+
 def test_a_drop_that_is_rolled_back_removes_nothing(tmp_path):
     made = engine(tmp_path / "db")
     made.replay(LOG[:3])

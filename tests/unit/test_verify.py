@@ -176,3 +176,11 @@ def test_problems_are_bounded():
     for number in range(2 * MAX_PROBLEMS):
         found.add("here", str(number))
     assert len(found.problems) == MAX_PROBLEMS
+
+
+def test_a_store_that_goes_between_two_looks_is_told_and_ends_no_verification(tmp_path, monkeypatch):
+    path = tmp_path / "gone-1.db"
+    monkeypatch.setattr("shoal.storage.verify.open_connection", lambda *_, **__: apsw.Connection(":memory:"))
+    found = Verification()
+    verify_file(path, "gone", found, running=True)
+    assert len(found.problems) == 1

@@ -262,6 +262,8 @@ class Members:
             if seen is None or seen.hello.incarnation != member.incarnation:
                 return member
             key_hash, addresses, url = seen.key_hash, seen.hello.addresses, seen.hello.url
+        if is_retired(self.configuration, key_hash):  # another leader has heard of the next one since
+            return member
         return msgspec.structs.replace(member, key_hash=key_hash, addresses=addresses, url=url)
 
     # -- what is asked for -----------------------------------------------------------------------

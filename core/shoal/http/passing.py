@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from typing import Any, Final, Protocol
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp import web
@@ -57,6 +58,7 @@ class _Connector(aiohttp.TCPConnector):
         super().__init__(limit=0)
         self._leader = leader
         self._node_id = node_id
+        self._proven: WeakSet[Any] = WeakSet()
 
     async def connect(
         self,
@@ -65,16 +67,20 @@ class _Connector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the base's
     ) -> Any:
         """As the base's, nothing sent yet. Raises NoLeader if somebody else is there."""
-        connection = await super().connect(req, traces, timeout)
-        tls = None if connection.transport is None else connection.transport.get_extra_info("ssl_object")
-        certificate = None if tls is None else tls.getpeercert(binary_form=True)
-        if not self._leader.answers_as(self._node_id, certificate):
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            tls = None if connection.transport is None else connection.transport.get_extra_info("ssl_object")
+            certificate = None if tls is None else tls.getpeercert(binary_form=True)
+            if self._leader.answers_as(self._node_id, certificate):
+                self._proven.add(connection.protocol)
+                return connection
+            kept = connection.protocol in self._proven  # since before the leader's key was renewed
             connection.close()
-            raise NoLeader(
-                f"at {req.url.authority}, where {self._node_id} was reached, is somebody else",
-                leader=self._node_id,
-            )
-        return connection
+            if not kept:
+                raise NoLeader(
+                    f"at {req.url.authority}, where {self._node_id} was reached, is somebody else",
+                    leader=self._node_id,
+                )
 
 
 class Passing:

@@ -112,8 +112,11 @@ async def pull(call: Call, query: NoQuery) -> web.StreamResponse:
 async def _lease(call: Call, sent: bodies.SentPull) -> list[Delivered]:
     """Events at once or later; none when the server closes first. Raises as `lasting.attend` does."""
     count = call.page_limit(sent.count)
-    pulling = (await _own(call)).pull(call.subscription, count, sent.wait_ms, sent.consumer)
-    return await lasting.attend(call, pulling, []) if sent.wait_ms else await pulling
+
+    async def pulled() -> list[Delivered]:  # in one: nothing runs between the check and what it is for
+        return await (await _own(call)).pull(call.subscription, count, sent.wait_ms, sent.consumer)
+
+    return await lasting.attend(call, pulled(), []) if sent.wait_ms else await pulled()
 
 
 async def _hand_over(call: Call, events: list[Delivered]) -> web.StreamResponse:

@@ -28,7 +28,8 @@ def after_change(before: Configuration, after: Configuration) -> Configuration:
     used = {member.key_hash[:KEY_PREFIX_BYTES] for member in after.members}
     had = (member.key_hash[:KEY_PREFIX_BYTES] for member in before.members)
     retired = [key for key in (*_prefixes(before.retired_keys), *had) if key and key not in used]
-    return structs.replace(after, retired_keys=b"".join(dict.fromkeys(retired[-RETIRED_MAX:])))
+    newest_first = list(dict.fromkeys(reversed(retired)))[:RETIRED_MAX]
+    return structs.replace(after, retired_keys=b"".join(reversed(newest_first)))
 
 
 def _prefixes(retired: bytes) -> list[bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -380,7 +381,7 @@ class Engine:
 
 def _remove_database(files: Files, path: Path) -> None:
     for each in (path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")):
-        if each.exists():
+        with suppress(FileNotFoundError):  # SQLite removes what is beside a file with its last connection
             files.unlink(each)
 
 

@@ -127,7 +127,7 @@ def verify_file(
         structure = not running or path.stat().st_size <= CHECKED_BYTES
         verifier = StoreVerifier(connection, f"store {name}", found, lambda: progress("events", found.events))
         verifier.verify(structure=structure)
-    except _UNREADABLE as error:
+    except (*_UNREADABLE, FileNotFoundError) as error:
         found.add(str(path), f"SQLite cannot read it: {error}")
     finally:
         connection.close()

@@ -334,10 +334,11 @@ class LocalSubscriptions(DefinedSubscriptions):
     async def stats(self, name: str) -> SubscriptionStats:
         """See shoal.store.api.Subscriptions."""
         context = self._context
+        created_us = self._state(name).created_us
         if name not in self._pumps:
             await self._look(self._state(name))
         parked = await context.read_applied(context.queries.parked_count, name)
-        state, head = self._state(name), context.memory.state.position
+        state, head = self._require_same(name, created_us), context.memory.state.position
         reached = self._reached(state)
         delivered, redeliveries = self._delivered(name)
         delivery = self._pumps[name].delivery if name in self._pumps else None
