@@ -131,7 +131,8 @@ def issue(node_id: str, *, directory: Path, new_key: bool, enrols: bool, ca_dir:
         print_json(_identity_fields(made, directory))
     else:
         click.echo(f"{directory} is node {node_id} of cluster {made.cluster_id}")
-        note(f"on the board: shoald --mode cluster --tls-dir DIR; key {made.key_hash.hex()[:12]}")
+        note(f"its key is {made.key_hash.hex()[:12]}. On the board: shoald --mode cluster --tls-dir DIR")
+        note("with --bootstrap-expect 3 where three empty boards begin, with 0 where it is to be added")
 
 
 @ca.command(
